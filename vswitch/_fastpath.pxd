@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+# The dataplane's contents page: every structure that a frame meets, field by field. The theory stands in _fastpath.pyx.
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from vswitch.arp._neighbours cimport Neighbours
+from vswitch.bridge._fdb cimport Fdb
+from vswitch.datapath._drops cimport Drop
+from vswitch.datapath._ring cimport Ring
+from vswitch.observe._session cimport Session
+from vswitch.wire._vnet cimport VnetHeader
+
+cdef enum:
+    MAX_PORTS = 65535       # 0xFFFF stands for the gateway
+    MAX_NETWORKS = 4096
+    MAX_SESSIONS = 8        # captures at once: one bit each in Port.captured_by
+    BURST_FRAMES = 64       # frames read from one port before the next port's turn
+    TURN_COST = 786432      # work, in bytes, that one port may cause before the next port's turn
+    COPY_COST = 12288       # what a copy costs beside its bytes: a 64-byte frame takes a fifth of a 64 KiB one's time
+    FRAME_BYTES = 131072    # the largest frame any port can hand us, with room to spare
+    SNAPSHOT_ROWS = 256     # table rows copied per batch while a snapshot is taken
+    PUNT_BYTES = 2048       # the longest frame worth the control plane's attention
+    PUNT_BURST = 20         # questions that a port may ask at once,
+    PUNT_PER_S = 10         # and per second after that
+
+cdef enum PortKind:
+    PORT_TAP = 1            # a character device: read and write, whole frames
+    PORT_PACKET = 2         # AF_UNIX SOCK_SEQPACKET: recv and send, whole frames
+
+cdef struct Counters:       # written by the dataplane with relaxed stores, read by anyone
+    uint64_t rx_frames      # frames as they crossed: a super-frame counts once
+    uint64_t rx_bytes
+    uint64_t rx_segments    # frames as a wire would have carried them
+    uint64_t rx_wire_bytes
+    uint64_t tx_frames
+    uint64_t tx_bytes
+    uint64_t tx_segments
+    uint64_t tx_wire_bytes
+    uint64_t answered       # frames that the gateway answered
+    uint64_t punted         # frames handed to control
+    uint64_t drops[64]      # by Drop
+
+cdef struct Port:
+    int32_t fd
+    uint16_t index
+    uint16_t network
+    uint8_t kind            # PortKind
+    uint8_t vnet            # frames carry a virtio header
+    uint8_t gso             # bit mask of super-frames it takes: 1 TCPv4, 2 TCPv6, 4 UDP
+    uint8_t guard           # may only speak as `mac`
+    uint8_t has_mac         # `mac` is assigned
+    uint8_t mac[6]
+    uint8_t nowait          # preadv2(RWF_NOWAIT) works on it
+    uint8_t captured_by     # bit mask of sessions
+    uint8_t gone            # its descriptor is dead; control has been told
+    int64_t credit          # work it may still cause in this turn; negative after a costly frame
+    uint32_t punt_tokens    # in thousandths
+    uint64_t punt_at_ns     # when they were last topped up
+    Counters counters
+
+cdef struct Network:
+    uint16_t index
+    uint8_t dhcp            # DHCP questions go to control
+    uint8_t gateway_mac[6]
+    uint8_t gateway4[4]     # its first IPv4 address
+    uint32_t max_frame      # longest Ethernet frame, two VLAN tags included
+    uint32_t mtu
+    uint32_t members        # ports in it
+    uint32_t room           # length of `ports`
+    uint16_t *ports
+    uint64_t drops[64]
+
+cdef struct Frame:          # one frame on its way through
+    uint8_t *data           # from the Ethernet header on; VNET_BYTES of room stand before it
+    uint32_t length
+    uint32_t l3             # where the payload of the last VLAN tag or the Ethernet header starts
+    uint16_t ethertype      # behind all VLAN tags
+    uint16_t tags
+    VnetHeader *vnet        # directly before `data`
+    uint32_t segments       # frames it stands for
+    uint32_t wire_bytes     # their bytes altogether
+    uint8_t *finished       # its bytes with the checksum complete, NULL until somebody needs them
+    uint64_t packet_id      # for captures, 0 until it was captured
+
+cdef enum Op:               # what control asks of the dataplane
+    OP_POKE = 1             # nothing: an answer is all that is wanted
+    OP_STOP
+    OP_NETWORK_ADD          # pointer: a Network to take over
+    OP_NETWORK_REMOVE       # index
+    OP_NETWORK_MTU          # index, value
+    OP_PORT_ADD             # pointer: a Port to take over
+    OP_PORT_REMOVE          # index
+    OP_NEIGHBOUR_SET        # network, address, mac, index (port)
+    OP_NEIGHBOUR_REMOVE     # network, address
+    OP_SNAPSHOT             # pointer: a Snapshot to fill
+    OP_CAPTURE              # pointer: a Session for slot `index`, NULL to end it
+    OP_CAPTURE_PORT         # index (port), value: the mask of sessions that see it
+
+cdef struct Command:
+    uint32_t op
+    uint16_t index
+    uint16_t network
+    uint64_t value
+    void *pointer
+    uint8_t address[16]
+    uint8_t mac[6]
+
+cdef packed struct PuntHeader:      # on the punt ring, the frame behind it
+    uint64_t time_ns
+    uint16_t port
+    uint16_t network
+    uint32_t kind                   # PUNT_DHCP
+
+cdef enum:
+    PUNT_DHCP = 1
+    TO_PORT = 0             # an injected frame goes to one port,
+    TO_NETWORK = 1          # or to all of a network but one
+
+cdef packed struct InjectHeader:    # on the inject ring, the frame behind it
+    uint16_t network
+    uint16_t port           # the receiver, or with TO_NETWORK the one left out
+    uint32_t how
+
+cdef enum EventKind:
+    EVENT_PORT_GONE = 1     # its descriptor failed for good: errno
+
+cdef packed struct Event:
+    uint32_t kind
+    uint16_t port
+    uint16_t network
+    int32_t error
+
+cdef packed struct FdbRow:
+    uint16_t network
+    uint16_t port
+    uint8_t mac[6]
+    uint8_t kind
+    uint8_t spare
+    uint32_t age_s
+
+cdef packed struct NeighbourRow:
+    uint16_t network
+    uint16_t port
+    uint8_t address[16]
+    uint8_t mac[6]
+
+cdef enum SnapshotKind:
+    SNAPSHOT_FDB = 1
+    SNAPSHOT_NEIGHBOURS = 2
+
+cdef struct Snapshot:
+    uint32_t kind
+    uint32_t capacity       # rows there is room for
+    uint32_t count          # rows written
+    uint32_t cursor         # where the next slice starts
+    uint64_t done           # 1 when complete
+    void *rows
+    Snapshot *next
+
+cdef struct Switch:
+    Port *ports[MAX_PORTS + 1]
+    Network *networks[MAX_NETWORKS]
+    Session *sessions[MAX_SESSIONS]
+    Fdb fdb
+    Neighbours neighbours
+    Ring commands           # control → dataplane
+    Ring inject             # control → dataplane: frames to send
+    Ring punt               # dataplane → control: frames to answer
+    Ring events             # dataplane → control
+    Snapshot *snapshots     # being filled
+    uint64_t completed      # commands carried out so far
+    uint64_t now_ns         # CLOCK_MONOTONIC or what step() was given, read once per wake-up
+    uint64_t realtime_ns    # what turns it into time since the epoch
+    uint64_t age_due_ns     # when MAC entries may have to be forgotten, 0 for never
+    uint64_t wakeups
+    uint64_t packet_ids
+    uint32_t age_s          # how long a silent MAC is remembered
+    uint32_t port_count
+    int32_t poller          # epoll
+    int32_t wake_fd         # eventfd: control has commands or frames for us
+    int32_t notify_fd       # eventfd: we have something for control
+    uint32_t notify_wanted  # control hasn't been told since it last looked
+    uint8_t notify          # this batch has something for control
+    uint8_t stepped         # run by hand: the clock is what step() said
+    uint8_t stop
+    uint8_t *rx             # VNET_BYTES before a frame of FRAME_BYTES
+    uint8_t *scratch        # finished copies
+    uint8_t *reply          # answers and segments
+
+cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint64_t seed) noexcept
+cdef void switch_close(Switch *sw) noexcept
+cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil
+cdef void switch_run(Switch *sw) noexcept nogil

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The nouns of the control plane: what a user asks for (specs) and what a user is shown (views).
+
+Specs come from outside (API, CLI, config) and are decoded strictly: an unknown field or a wrong type is an
+error that names the place. Views are what `--json` prints. Both are plain values; nothing here touches the
+store, the kernel or the clock. Field names are those of ../shared INTERFACE: snake_case, addresses as
+strings, durations in seconds, sizes in bytes.
+"""
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+State = Literal["starting", "running", "exited", "orphaned", "removing"]
+
+
+class Refused(Exception):
+    """A request that cannot be granted: one line that says what was wrong and what would be right.
+
+    `status` is the HTTP status it becomes: 400 malformed, 403 not allowed, 404 no such thing, 409 conflicts
+    with what exists, 500 the switch's own failure, 507 a limit of the switch is reached.
+    """
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
+
+
+class Spec(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Base of everything that is decoded from outside."""
+
+
+class SubnetSpec(Spec):
+    subnet: str
+    gateway: str | None = None
+    ip_range: str | None = None
+    aux_addresses: dict[str, str] = {}
+
+
+class NetworkSpec(Spec):
+    name: str
+    driver: Literal["bridge"] = "bridge"
+    subnets: list[SubnetSpec] = []
+    internal: bool = False
+    ipv6: bool = False
+    mtu: int = 1500
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+
+
+class AttachmentSpec(Spec):
+    """One network that a container joins."""
+
+    network: str = "default"
+    ip: str | None = None
+    ip6: str | None = None
+    mac_address: str | None = None
+    aliases: list[str] = []
+
+
+class ContainerSpec(Spec):
+    """A container: `command` is None for a namespace that someone else made (`vswitch attach`)."""
+
+    name: str | None = None
+    hostname: str | None = None
+    networks: list[AttachmentSpec] = [AttachmentSpec()]
+    labels: dict[str, str] = {}
+    command: list[str] | None = None
+    environment: dict[str, str] = {}
+    workdir: str | None = None
+    detached: bool = False
+    dns: list[str] = []
+    dns_search: list[str] = []
+    dns_options: list[str] = []
+    extra_hosts: list[str] = []
+    cap_add: list[str] = []
+    cap_drop: list[str] = []
+
+
+class NamespaceOrigin(Spec):
+    """Where a container's network namespace was found, so that its end is noticed and it is found again after a restart.
+
+    `path` for a name or path (`--netns`), `pid` for a process (`run`, `--pid`); `inode` and `device` identify
+    the namespace itself (fstat of the descriptor), `pid_started` is field 22 of /proc/PID/stat, so that a
+    reused pid is not taken for ours.
+    """
+
+    path: str | None = None
+    pid: int | None = None
+    pid_started: int | None = None
+    device: int = 0
+    inode: int = 0
+
+
+class SubnetView(Struct):
+    subnet: str
+    gateway: str | None
+    ip_range: str | None
+    aux_addresses: dict[str, str] = {}
+
+
+class MemberView(Struct):
+    """A container as its network shows it."""
+
+    name: str
+    id: str
+    interface: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    aliases: list[str]
+
+
+class NetworkView(Struct):
+    name: str
+    id: str
+    driver: str
+    internal: bool
+    ipv6: bool
+    mtu: int
+    created: str
+    subnets: list[SubnetView]
+    options: dict[str, str]
+    labels: dict[str, str]
+    containers: list[MemberView]
+
+
+class EndpointView(Struct):
+    """A network as its container shows it; `ipv4` and `ipv6` carry the prefix length."""
+
+    name: str
+    interface: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    gateway: str | None
+    gateway6: str | None
+    aliases: list[str]
+
+
+class ContainerView(Struct):
+    name: str
+    id: str
+    hostname: str
+    netns: str | None
+    pid: int | None
+    state: State
+    created: str
+    exit_code: int | None
+    command: list[str] | None
+    remedy: str | None
+    labels: dict[str, str]
+    networks: list[EndpointView]
+    ports: list[dict] = []
+
+
+class FdbView(Struct):
+    network: str
+    mac: str
+    container: str | None
+    interface: str | None
+    port: int
+    kind: Literal["static", "dynamic", "gateway"]
+    age: float | None
+
+
+class NeighbourView(Struct):
+    network: str
+    address: str
+    mac: str
+    container: str | None
+    interface: str | None
+    kind: Literal["endpoint", "gateway"]
+
+
+class LeaseView(Struct):
+    network: str
+    address: str
+    mac: str
+    client_id: str | None
+    hostname: str | None
+    container: str | None
+    state: Literal["offered", "bound", "declined", "released", "expired"]
+    expires: str | None
+
+
+class PortView(Struct):
+    """A port's counters. Frames as they crossed; segments and wire bytes as a wire would have counted them."""
+
+    network: str
+    container: str
+    interface: str
+    port: int
+    rx_frames: int
+    rx_bytes: int
+    rx_segments: int
+    rx_wire_bytes: int
+    tx_frames: int
+    tx_bytes: int
+    tx_segments: int
+    tx_wire_bytes: int
+    drops: dict[str, int]
+
+
+class TableView(Struct):
+    """How full a table is."""
+
+    size: int
+    capacity: int
+
+
+class StatsView(Struct):
+    time: str
+    uptime: float
+    resident_memory: int
+    wakeups: int
+    totals: dict[str, int]
+    drops: dict[str, int]
+    tables: dict[str, TableView]
+    ports: list[PortView]
+
+
+class DropView(Struct):
+    """How many frames died of one reason at one port."""
+
+    network: str
+    container: str
+    interface: str
+    port: int
+    reason: str
+    count: int
+
+
+class ContainerFiles(Struct):
+    """What `vswitch run` puts under /etc of the container: the files' texts."""
+
+    resolv_conf: str
+    hosts: str
+    hostname: str
+
+
+class Attached(Struct):
+    """The answer to a container that was attached or started again; `log_path` is where a detached one's output goes."""
+
+    container: ContainerView
+    files: ContainerFiles
+    log_path: str | None
+
+
+class Pruned(Struct):
+    """Names of the networks that `network prune` removed."""
+
+    networks: list[str]
+
+
+class Event(Struct, omit_defaults=True):
+    """Something that happened: `type` is a noun (network, container, lease, port, …), `action` what happened to it."""
+
+    time: str
+    type: str
+    action: str
+    id: str | None = None
+    name: str | None = None
+    attributes: dict[str, object] = {}

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the dataplane does for control between two batches: change its tables, copy slices of them.
+
+Enters: Commands from the command ring, in order; each is counted in `completed` when done, which is how control knows. What a command
+needs memory for (a Port, a Network, a Snapshot) was allocated by control; the dataplane only links it. A port or network
+that is taken out is never touched again once its command is counted, so control may free it.
+
+A snapshot copies at most SNAPSHOT_ROWS table entries per batch. Rows that change meanwhile appear in their old or new state,
+and an entry that lives throughout appears exactly once, because entries never move.
+"""
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport realloc
+from libc.string cimport memcpy, memset
+
+from vswitch._fastpath cimport (
+    MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
+    OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB, Command,
+    FdbRow, NeighbourRow, Network, Port, Session, Snapshot,
+)
+from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set
+from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_remove
+from vswitch.datapath._ring cimport ring_peek, ring_release, store_release
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum: EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    ctypedef union epoll_data_t:
+        uint32_t u32
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_ctl(int poller, int op, int fd, epoll_event *event)
+
+cdef enum:
+    TWO_TAGS = 22           # Ethernet header with an S-tag and a C-tag
+
+
+cdef void apply_commands(Switch *sw) noexcept nogil:
+    """Carries out all that control has asked for."""
+    cdef uint32_t length
+    cdef const uint8_t *record
+    while True:
+        record = ring_peek(&sw.commands, &length)
+        if record == NULL:
+            return
+        apply(sw, <const Command *>record)
+        ring_release(&sw.commands, length)
+        store_release(&sw.completed, sw.completed + 1)
+        sw.notify = 1
+
+
+cdef void apply(Switch *sw, const Command *command) noexcept nogil:
+    if command.op == OP_STOP:
+        sw.stop = 1
+    elif command.op == OP_NETWORK_ADD:
+        sw.networks[command.index] = <Network *>command.pointer
+    elif command.op == OP_NETWORK_REMOVE:
+        sw.networks[command.index] = NULL
+    elif command.op == OP_NETWORK_MTU:
+        sw.networks[command.index].mtu = <uint32_t>command.value
+        sw.networks[command.index].max_frame = <uint32_t>command.value + TWO_TAGS
+    elif command.op == OP_PORT_ADD:
+        add_port(sw, <Port *>command.pointer)
+    elif command.op == OP_PORT_REMOVE:
+        remove_port(sw, command.index)
+    elif command.op == OP_NEIGHBOUR_SET:
+        set_neighbour(sw, command)
+    elif command.op == OP_NEIGHBOUR_REMOVE:
+        neighbour_remove(&sw.neighbours, command.network, command.address)
+    elif command.op == OP_SNAPSHOT:
+        (<Snapshot *>command.pointer).next = sw.snapshots
+        sw.snapshots = <Snapshot *>command.pointer
+    elif command.op == OP_CAPTURE:
+        sw.sessions[command.index] = <Session *>command.pointer
+    elif command.op == OP_CAPTURE_PORT:
+        if sw.ports[command.index] != NULL:
+            sw.ports[command.index].captured_by = <uint8_t>command.value
+
+
+cdef void add_port(Switch *sw, Port *port) noexcept nogil:
+    """Links a port into its network, gives its MAC a static entry and polls its descriptor."""
+    cdef Network *network = sw.networks[port.network]
+    cdef epoll_event event
+    cdef uint16_t *grown
+    if network.members == network.room:
+        grown = <uint16_t *>realloc(network.ports, sizeof(uint16_t) * (network.room * 2 + 8))
+        if grown == NULL:
+            port.gone = 1
+            return
+        network.ports = grown
+        network.room = network.room * 2 + 8
+    network.ports[network.members] = port.index
+    network.members += 1
+    sw.ports[port.index] = port
+    sw.port_count += 1
+    port.punt_at_ns = sw.now_ns
+    if port.has_mac and not fdb_assign(&sw.fdb, fdb_key(port.network, port.mac), port.index):
+        port.gone = 1
+    event.events = EPOLLIN
+    event.data.u32 = port.index
+    if epoll_ctl(sw.poller, EPOLL_CTL_ADD, port.fd, &event) < 0:
+        port.gone = 1
+
+
+cdef void remove_port(Switch *sw, uint16_t index) noexcept nogil:
+    """Forgets a port and all that was known of it; its descriptor stays open, it is control's."""
+    cdef Port *port = sw.ports[index]
+    cdef Network *network
+    cdef uint32_t i, kept = 0
+    if port == NULL:
+        return
+    network = sw.networks[port.network]
+    for i in range(network.members):
+        if network.ports[i] != index:
+            network.ports[kept] = network.ports[i]
+            kept += 1
+    network.members = kept
+    if not port.gone:
+        epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
+    fdb_flush(&sw.fdb, index)
+    if port.has_mac:
+        fdb_remove(&sw.fdb, fdb_key(port.network, port.mac))
+    sw.ports[index] = NULL
+    sw.port_count -= 1
+
+
+cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:
+    """Adds a binding; the first IPv4 one of the gateway is the address in whose name it sends errors."""
+    cdef Network *network = sw.networks[command.network]
+    neighbour_set(&sw.neighbours, command.network, command.address, command.mac, command.index)
+    if command.index == GATEWAY_PORT and command.address[10] == 0xFF and network.gateway4[0] == 0:
+        memcpy(network.gateway4, &command.address[12], 4)
+
+
+cdef void fill_snapshots(Switch *sw) noexcept nogil:
+    """Copies the next slice for the snapshot that is being taken."""
+    cdef Snapshot *snapshot = sw.snapshots
+    cdef uint32_t end, total
+    if snapshot == NULL:
+        return
+    total = sw.fdb.untouched if snapshot.kind == SNAPSHOT_FDB else sw.neighbours.untouched
+    end = snapshot.cursor + SNAPSHOT_ROWS if total - snapshot.cursor > SNAPSHOT_ROWS else total
+    while snapshot.cursor < end and snapshot.count < snapshot.capacity:
+        if snapshot.kind == SNAPSHOT_FDB:
+            copy_fdb_row(sw, snapshot)
+        else:
+            copy_neighbour_row(sw, snapshot)
+        snapshot.cursor += 1
+    if snapshot.cursor >= total or snapshot.count == snapshot.capacity:
+        sw.snapshots = snapshot.next
+        store_release(&snapshot.done, 1)
+        sw.notify = 1
+
+
+cdef void copy_fdb_row(Switch *sw, Snapshot *snapshot) noexcept nogil:
+    cdef const FdbEntry *entry = &sw.fdb.entries[snapshot.cursor]
+    cdef FdbRow *row = <FdbRow *>snapshot.rows + snapshot.count
+    cdef int i
+    if not entry.used:
+        return
+    row.network = <uint16_t>(entry.key >> 48)
+    row.port = entry.port
+    for i in range(6):
+        row.mac[i] = <uint8_t>(entry.key >> (40 - 8 * i))
+    row.kind = entry.kind
+    row.age_s = 0 if entry.kind == FDB_STATIC else <uint32_t>(sw.now_ns // 1000000000) - entry.seen_s
+    snapshot.count += 1
+
+
+cdef void copy_neighbour_row(Switch *sw, Snapshot *snapshot) noexcept nogil:
+    cdef const Neighbour *entry = &sw.neighbours.entries[snapshot.cursor]
+    cdef NeighbourRow *row = <NeighbourRow *>snapshot.rows + snapshot.count
+    if not entry.used:
+        return
+    row.network = entry.network
+    row.port = entry.port
+    memcpy(row.address, entry.address, 16)
+    memcpy(row.mac, entry.mac, 6)
+    snapshot.count += 1

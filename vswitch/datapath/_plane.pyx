@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dataplane as Python holds it: commands out, rings drained, counters read, the thread entered.
+
+A Dataplane is used by one control thread; `run()` is entered by another and stays there without the GIL until `post_stop()`.
+Instead of a thread, `step(now_ns)` runs turns by hand with a given clock, so that tests and replays are deterministic.
+
+Every post_…() returns a ticket, a number that `completed` reaches when the dataplane has carried the command out; None means that
+the command ring is full and nothing was asked. A port's or network's memory is freed once its removal was carried out. The descriptors
+of ports are never closed here.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.unistd cimport read, write
+
+from vswitch._fastpath cimport (
+    EVENT_PORT_GONE, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
+    OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, PORT_PACKET,
+    PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command, Counters, Event, FdbRow,
+    FRAME_BYTES, InjectHeader, NeighbourRow, Network, Port, PuntHeader, Session, Snapshot, Switch, switch_close, switch_open,
+    switch_run, switch_turn,
+)
+from vswitch.arp._neighbours cimport GATEWAY_PORT
+from vswitch.bridge._fdb cimport FDB_STATIC
+from vswitch.datapath._commands cimport apply_commands
+from vswitch.datapath._drops cimport Drop
+from vswitch.datapath._ring cimport (
+    load_acquire, load_relaxed, ring_commit, ring_peek, ring_release, ring_reserve, swap32,
+)
+
+from vswitch.datapath._drops import NAMES
+
+NOBODY = GATEWAY_PORT
+
+
+cdef dict counters_of(const Counters *counters):
+    """All counters by name; `drops` holds the reasons that occurred."""
+    cdef int reason
+    cdef uint64_t count
+    cdef dict drops = {}
+    for reason in range(1, <int>Drop.DROP_COUNT):
+        count = load_relaxed(&counters.drops[reason])
+        if count:
+            drops[NAMES[reason - 1]] = count
+    return {
+        "rx_frames": load_relaxed(&counters.rx_frames), "rx_bytes": load_relaxed(&counters.rx_bytes),
+        "rx_segments": load_relaxed(&counters.rx_segments), "rx_wire_bytes": load_relaxed(&counters.rx_wire_bytes),
+        "tx_frames": load_relaxed(&counters.tx_frames), "tx_bytes": load_relaxed(&counters.tx_bytes),
+        "tx_segments": load_relaxed(&counters.tx_segments), "tx_wire_bytes": load_relaxed(&counters.tx_wire_bytes),
+        "answered": load_relaxed(&counters.answered), "punted": load_relaxed(&counters.punted), "drops": drops,
+    }
+
+
+cdef Command blank() noexcept:
+    """A command with nothing in it."""
+    cdef Command command
+    memset(&command, 0, sizeof(Command))
+    return command
+
+
+cdef class Dataplane:
+    cdef Switch *sw
+    cdef uint64_t posted
+    cdef list graves                    # (ticket, address) of memory to free once the ticket is completed
+    cdef list tables                    # snapshots being taken: they must live until they are done
+    cdef dict networks                  # index → address
+    cdef dict ports                     # index → address
+    cdef bint running
+
+    def __cinit__(self, *, uint32_t mac_capacity=65536, uint32_t mac_share=1024, uint32_t neighbour_capacity=131072, uint64_t seed=0,
+                  uint32_t age_s=300):
+        """A switch with empty tables; `seed` makes its hashes unpredictable, `age_s` is how long a silent MAC is remembered."""
+        if not mac_capacity or not mac_share or not neighbour_capacity or not age_s:
+            raise ValueError("capacities and ages are at least 1")
+        self.graves, self.tables, self.networks, self.ports = [], [], {}, {}
+        self.sw = switch_open(mac_capacity, mac_share, neighbour_capacity, seed)
+        if self.sw == NULL:
+            raise MemoryError("no memory or descriptors for a dataplane")
+        self.sw.age_s = age_s
+
+    def __dealloc__(self):
+        if self.sw != NULL:
+            apply_commands(self.sw)
+            for _, address in self.graves:
+                free(<void *><uintptr_t>address)
+            switch_close(self.sw)
+
+    # ---- running
+
+    def run(self) -> None:
+        """The dataplane thread: returns after post_stop()."""
+        self.running = True
+        try:
+            with nogil:
+                switch_run(self.sw)
+        finally:
+            self.running = False
+
+    def step(self, uint64_t now_ns, uint64_t epoch_ns=0) -> int:
+        """Turns by hand at `now_ns` until nothing is ready; returns how many port turns it took. `epoch_ns` is added for capture stamps."""
+        cdef int total = 0, served = 1
+        if self.running:
+            raise RuntimeError("the dataplane runs in a thread of its own")
+        self.sw.stepped, self.sw.now_ns, self.sw.realtime_ns = 1, now_ns, epoch_ns
+        with nogil:
+            while served or self.sw.snapshots != NULL:
+                served = switch_turn(self.sw, 0)
+                total += served
+        self.sw.stepped = 0
+        return total
+
+    @property
+    def notify_fd(self) -> int:
+        """An eventfd: readable when commands were completed, or punts, events or snapshots are waiting."""
+        return self.sw.notify_fd
+
+    def listen(self) -> None:
+        """Asks to be notified again; call it before draining."""
+        cdef uint64_t count
+        read(self.sw.notify_fd, &count, 8)
+        swap32(&self.sw.notify_wanted, 1)
+
+    @property
+    def completed(self) -> int:
+        """How many commands the dataplane has carried out."""
+        return load_acquire(&self.sw.completed)
+
+    # ---- commands
+
+    cdef object post(self, Command *command):
+        """Puts a command on the ring; its ticket, or None when the ring is full."""
+        cdef uint64_t one = 1
+        cdef uint8_t *record = ring_reserve(&self.sw.commands, sizeof(Command))
+        if record == NULL:
+            return None
+        memcpy(record, command, sizeof(Command))
+        ring_commit(&self.sw.commands, sizeof(Command))
+        self.posted += 1
+        write(self.sw.wake_fd, &one, 8)
+        self.bury()
+        return self.posted
+
+    cdef void bury(self):
+        """Frees what the dataplane has let go of."""
+        cdef uint64_t done = load_acquire(&self.sw.completed)
+        while self.graves and self.graves[0][0] <= done:
+            free(<void *><uintptr_t>self.graves.pop(0)[1])
+        self.tables = [table for table in self.tables if not table.done]
+
+    def post_poke(self):
+        """Asks for nothing but an answer."""
+        cdef Command command = blank()
+        command.op = OP_POKE
+        return self.post(&command)
+
+    def post_stop(self):
+        """Ends run()."""
+        cdef Command command = blank()
+        command.op = OP_STOP
+        return self.post(&command)
+
+    def post_network_add(self, uint16_t index, *, uint32_t mtu, bytes gateway_mac not None, bint dhcp):
+        """A new broadcast domain; `dhcp` sends its DHCP questions to control."""
+        cdef Command command = blank()
+        cdef Network *network
+        if index >= MAX_NETWORKS or index in self.networks or len(gateway_mac) != 6 or not 68 <= mtu <= 65535:
+            raise ValueError("index taken or out of range, or no valid MAC or MTU")
+        network = <Network *>calloc(1, sizeof(Network))
+        if network == NULL:
+            raise MemoryError("no memory for a network")
+        network.index, network.dhcp, network.mtu, network.max_frame = index, dhcp, mtu, mtu + 22
+        memcpy(network.gateway_mac, <const uint8_t *>gateway_mac, 6)
+        command.op, command.index, command.pointer = OP_NETWORK_ADD, index, network
+        ticket = self.post(&command)
+        if ticket is None:
+            free(network)
+        else:
+            self.networks[index] = <uintptr_t>network
+        return ticket
+
+    def post_network_remove(self, uint16_t index):
+        """Forgets a network that has no ports left."""
+        cdef Command command = blank()
+        cdef Network *network = <Network *><uintptr_t>self.networks[index]
+        command.op, command.index = OP_NETWORK_REMOVE, index
+        ticket = self.post(&command)
+        if ticket is not None:
+            del self.networks[index]
+            self.graves += [(ticket, <uintptr_t>network.ports), (ticket, <uintptr_t>network)]
+        return ticket
+
+    def post_network_mtu(self, uint16_t index, uint32_t mtu):
+        """Changes the longest packet that a network carries (bytes, IP header on)."""
+        cdef Command command = blank()
+        if index not in self.networks or not 68 <= mtu <= 65535:
+            raise ValueError("no such network, or no valid MTU")
+        command.op, command.index, command.value = OP_NETWORK_MTU, index, mtu
+        return self.post(&command)
+
+    def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,
+                      bint guard=True):
+        """A descriptor becomes a port; `gso` is the mask of super-frames it takes (1 TCPv4, 2 TCPv6, 4 UDP), `mac` its assigned address."""
+        cdef Command command = blank()
+        cdef Port *port
+        if index >= MAX_PORTS or index in self.ports or network not in self.networks:
+            raise ValueError("port index taken or out of range, or no such network")
+        if kind not in ("tap", "packet") or (mac is not None and len(mac) != 6):
+            raise ValueError("kind is 'tap' or 'packet', a MAC has 6 bytes")
+        port = <Port *>calloc(1, sizeof(Port))
+        if port == NULL:
+            raise MemoryError("no memory for a port")
+        port.fd, port.index, port.network, port.vnet, port.gso, port.guard = fd, index, network, vnet_header, gso, guard
+        port.kind = PORT_TAP if kind == "tap" else PORT_PACKET
+        port.nowait = port.kind == PORT_TAP
+        port.punt_tokens = PUNT_BURST * 1000
+        if mac is not None:
+            port.has_mac = 1
+            memcpy(port.mac, <const uint8_t *>mac, 6)
+        command.op, command.index, command.pointer = OP_PORT_ADD, index, port
+        ticket = self.post(&command)
+        if ticket is None:
+            free(port)
+        else:
+            self.ports[index] = <uintptr_t>port
+        return ticket
+
+    def post_port_remove(self, uint16_t index):
+        """Takes a port out; once the ticket is completed its descriptor may be closed."""
+        cdef Command command = blank()
+        cdef uintptr_t port = self.ports[index]
+        command.op, command.index = OP_PORT_REMOVE, index
+        ticket = self.post(&command)
+        if ticket is not None:
+            del self.ports[index]
+            self.graves.append((ticket, port))
+        return ticket
+
+    def post_neighbour(self, uint16_t network, bytes address not None, bytes mac, uint16_t port=GATEWAY_PORT):
+        """Binds an IP address (4 or 16 bytes) to a MAC and port, NOBODY for the gateway's own; with `mac` None forgets the binding."""
+        cdef Command command = blank()
+        if network not in self.networks or len(address) not in (4, 16) or (mac is not None and len(mac) != 6):
+            raise ValueError("no such network, or no valid address or MAC")
+        command.op = OP_NEIGHBOUR_REMOVE if mac is None else OP_NEIGHBOUR_SET
+        command.network, command.index = network, port
+        if len(address) == 4:
+            address = b"\0" * 10 + b"\xff\xff" + address
+        memcpy(command.address, <const uint8_t *>address, 16)
+        if mac is not None:
+            memcpy(command.mac, <const uint8_t *>mac, 6)
+        return self.post(&command)
+
+    def post_capture(self, uint16_t slot, uintptr_t session):
+        """Gives capture `slot` its session (an address that lives until the slot was cleared), 0 to clear it."""
+        cdef Command command = blank()
+        if slot >= MAX_SESSIONS:
+            raise ValueError("no such capture slot")
+        command.op, command.index, command.pointer = OP_CAPTURE, slot, <void *>session
+        return self.post(&command)
+
+    def post_capture_port(self, uint16_t index, uint8_t mask):
+        """Which capture slots (bit mask) see a port's frames."""
+        cdef Command command = blank()
+        command.op, command.index, command.value = OP_CAPTURE_PORT, index, mask
+        return self.post(&command)
+
+    def post_snapshot(self, bint fdb):
+        """Asks for a copy of the MAC table, or else of the neighbour table: (ticket, Table), or None when the ring is full."""
+        cdef Command command = blank()
+        cdef Table table = Table.__new__(Table)
+        table.fill(SNAPSHOT_FDB if fdb else SNAPSHOT_NEIGHBOURS, self.sw.fdb.used if fdb else self.sw.neighbours.used)
+        command.op, command.pointer = OP_SNAPSHOT, table.snapshot
+        ticket = self.post(&command)
+        if ticket is None:
+            return None
+        self.tables.append(table)
+        return ticket, table
+
+    # ---- frames
+
+    def inject(self, bytes frame not None, uint16_t network, *, uint16_t port=GATEWAY_PORT, bint flood=False) -> bool:
+        """Sends a complete frame to `port`, or with `flood` to all of `network` but `port`; False when the ring is full."""
+        cdef uint8_t *record
+        cdef InjectHeader *header
+        cdef uint64_t one = 1
+        if not 14 <= len(frame) <= PUNT_BYTES:
+            raise ValueError("an injected frame has 14 to 2048 bytes")
+        record = ring_reserve(&self.sw.inject, sizeof(InjectHeader) + <uint32_t>len(frame))
+        if record == NULL:
+            return False
+        header = <InjectHeader *>record
+        header.network, header.port, header.how = network, port, TO_NETWORK if flood else TO_PORT
+        memcpy(record + sizeof(InjectHeader), <const uint8_t *>frame, len(frame))
+        ring_commit(&self.sw.inject, sizeof(InjectHeader) + <uint32_t>len(frame))
+        write(self.sw.wake_fd, &one, 8)
+        return True
+
+    def punts(self, int most=64) -> list:
+        """Frames for control, oldest first: (kind, network, port, frame, time_ns)."""
+        cdef uint32_t length
+        cdef const uint8_t *record
+        cdef const PuntHeader *header
+        cdef list found = []
+        while len(found) < most:
+            record = ring_peek(&self.sw.punt, &length)
+            if record == NULL:
+                break
+            header = <const PuntHeader *>record
+            found.append((header.kind, header.network, header.port,
+                          (<const char *>record)[sizeof(PuntHeader):length], header.time_ns))
+            ring_release(&self.sw.punt, length)
+        return found
+
+    def events(self) -> list:
+        """What happened of itself: (kind, network, port, errno)."""
+        cdef uint32_t length
+        cdef const Event *event
+        cdef list found = []
+        while True:
+            event = <const Event *>ring_peek(&self.sw.events, &length)
+            if event == NULL:
+                return found
+            found.append((event.kind, event.network, event.port, event.error))
+            ring_release(&self.sw.events, length)
+
+    # ---- counters
+
+    def port_counters(self, uint16_t index) -> dict:
+        """The counters of one port."""
+        return counters_of(&(<Port *><uintptr_t>self.ports[index]).counters)
+
+    def network_drops(self, uint16_t index) -> dict:
+        """Drops of one network by reason, those at ports that have gone included."""
+        cdef Network *network = <Network *><uintptr_t>self.networks[index]
+        cdef int reason
+        return {NAMES[reason - 1]: load_relaxed(&network.drops[reason])
+                for reason in range(1, <int>Drop.DROP_COUNT) if load_relaxed(&network.drops[reason])}
+
+    def totals(self) -> dict:
+        """Wake-ups, table sizes and capacities, ring losses."""
+        return {
+            "wakeups": load_relaxed(&self.sw.wakeups),
+            "ports": self.sw.port_count, "port_capacity": MAX_PORTS,
+            "networks": len(self.networks), "network_capacity": MAX_NETWORKS,
+            "fdb_entries": self.sw.fdb.used, "fdb_capacity": self.sw.fdb.capacity, "fdb_port_share": self.sw.fdb.share,
+            "fdb_moves": load_relaxed(&self.sw.fdb.moves), "fdb_evictions": load_relaxed(&self.sw.fdb.evictions),
+            "neighbours": self.sw.neighbours.used, "neighbour_capacity": self.sw.neighbours.capacity,
+            "punts_lost": load_relaxed(&self.sw.punt.dropped), "events_lost": load_relaxed(&self.sw.events.dropped),
+        }
+
+
+cdef class Table:
+    """A copy of one of the dataplane's tables, filled slice by slice; `rows()` once `done`."""
+
+    cdef Snapshot *snapshot
+
+    cdef void fill(self, uint32_t kind, uint32_t rows) except *:
+        """Room for what is there now and a little growth; more rows than that are left out."""
+        self.snapshot = <Snapshot *>calloc(1, sizeof(Snapshot))
+        if self.snapshot == NULL:
+            raise MemoryError("no memory for a snapshot")
+        self.snapshot.kind = kind
+        self.snapshot.capacity = rows + rows // 8 + 256
+        self.snapshot.rows = calloc(self.snapshot.capacity, max(sizeof(FdbRow), sizeof(NeighbourRow)))
+        if self.snapshot.rows == NULL:
+            raise MemoryError("no memory for a snapshot")
+
+    def __dealloc__(self):
+        if self.snapshot != NULL:
+            free(self.snapshot.rows)
+            free(self.snapshot)
+
+    @property
+    def done(self) -> bool:
+        return load_acquire(&self.snapshot.done) == 1
+
+    def rows(self) -> list:
+        """MAC table: (network, port, mac, static, age_s); neighbours: (network, port or None for the gateway, address, mac)."""
+        cdef uint32_t i
+        cdef const FdbRow *fdb = <const FdbRow *>self.snapshot.rows
+        cdef const NeighbourRow *neighbour = <const NeighbourRow *>self.snapshot.rows
+        if not self.done:
+            raise RuntimeError("the snapshot is still being taken")
+        if self.snapshot.kind == SNAPSHOT_FDB:
+            return [(fdb[i].network, fdb[i].port, (<const char *>fdb[i].mac)[:6], fdb[i].kind == FDB_STATIC, fdb[i].age_s)
+                    for i in range(self.snapshot.count)]
+        return [neighbour_row(&neighbour[i]) for i in range(self.snapshot.count)]
+
+
+cdef tuple neighbour_row(const NeighbourRow *row):
+    cdef bytes address = (<const char *>row.address)[:16]
+    if address[:12] == b"\0" * 10 + b"\xff\xff":
+        address = address[12:]
+    return row.network, None if row.port == GATEWAY_PORT else row.port, address, (<const char *>row.mac)[:6]
