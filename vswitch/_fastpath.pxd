@@ -49,7 +49,8 @@ cdef struct Port:
     uint8_t guard           # may only speak as `mac`
     uint8_t has_mac         # `mac` is assigned
     uint8_t mac[6]
-    uint8_t nowait          # preadv2(RWF_NOWAIT) works on it
+    uint8_t shared          # somebody else may hold its open file and clear O_NONBLOCK
+    uint8_t nowait          # it is shared, and RWF_NOWAIT works on it
     uint8_t captured_by     # bit mask of sessions
     uint8_t gone            # its descriptor is dead; control has been told
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
@@ -190,3 +191,4 @@ cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t nei
 cdef void switch_close(Switch *sw) noexcept
 cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil
 cdef void switch_run(Switch *sw) noexcept nogil
+cdef void lose_port(Switch *sw, Port *port, int error) noexcept nogil

@@ -23,8 +23,10 @@ Fairness: each port's turn ends after BURST_FRAMES frames or TURN_COST of work, 
 turn sits out until the debt is paid (deficit round robin, Shreedhar and Varghese 1995). So a container that floods delays others by its
 own turn at most. Level-triggered epoll rotates the ready ports.
 
-Descriptors are read with RWF_NOWAIT or MSG_DONTWAIT: whoever holds a copy of the same open file could clear O_NONBLOCK. Before Linux 6.4
-tun doesn't know RWF_NOWAIT; then O_NONBLOCK is set again at each turn.
+A TAP that somebody handed to us is read and written with RWF_NOWAIT, a socket with MSG_DONTWAIT: whoever holds a copy of the same open file
+could clear O_NONBLOCK. Before Linux 6.4 tun doesn't know RWF_NOWAIT; then O_NONBLOCK is set again at each turn. A TAP that our own helper
+opened nobody else holds: plain read and write save the kernel an iovec. All of them are made with syscall(2), because in a
+process with threads glibc wraps its own in two atomic operations that make them cancellable.
 """
 from libc.errno cimport EAGAIN, EBADF, EBADFD, ECONNRESET, EINTR, EINVAL, EIO, ENOBUFS, ENODEV, ENOTCONN, EOPNOTSUPP, EPIPE, errno
 from libc.stdlib cimport calloc, free, malloc
@@ -43,10 +45,10 @@ from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv
 from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT, Record
 from vswitch.wire._checksum cimport finish_checksum
 from vswitch.wire._segment cimport Segmenter, segment_next, segment_open
-from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM
+from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM, VnetHeader
 
 cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLLIN, EPOLLERR, EPOLLHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
+    enum: EPOLLIN, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     ctypedef union epoll_data_t:
         uint32_t u32
     struct epoll_event:
@@ -65,8 +67,10 @@ cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void *iov_base
         size_t iov_len
-    ssize_t preadv2(int fd, const iovec *iov, int count, int64_t offset, int flags)
-    ssize_t pwritev2(int fd, const iovec *iov, int count, int64_t offset, int flags)
+
+cdef extern from "<sys/syscall.h>" nogil:
+    enum: SYS_read, SYS_write, SYS_preadv2, SYS_pwritev2
+    long syscall(long number, ...)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC
@@ -82,7 +86,13 @@ cdef enum:
     ARP = 0x0806
     IPV4 = 0x0800
     IPV6 = 0x86DD
+    TCP = 6
+    UDP = 17
+    ICMPV6 = 58
+    FRAGMENT = 44
+    AUTHENTICATION = 51
     MIN_TCP_SEGMENT = 8     # smallest TCP gso_size the kernel makes (TCP_MIN_GSO_SIZE)
+    MAX_TCP_SEGMENTS = 2048 # of one super-frame, 2 ms of work to cut: reached only with segments of less than 32 bytes
     MAX_UDP_SEGMENTS = 128  # UDP_MAX_SEGMENTS
 
 
@@ -242,14 +252,14 @@ cdef void serve(Switch *sw, Port *port, uint32_t events) noexcept nogil:
     port.credit += TURN_COST
     if port.credit > TURN_COST:
         port.credit = TURN_COST
-    if not port.nowait and port.kind == PORT_TAP:
+    if port.shared and not port.nowait:
         fcntl(port.fd, F_SETFL, fcntl(port.fd, F_GETFL) | O_NONBLOCK)
     while left and port.credit > 0:
         if not read_frame(sw, port, &frame):
             break
         receive(sw, port, &frame)
         left -= 1
-    if left == BURST_FRAMES and events & (EPOLLHUP | EPOLLERR) and port.credit > 0:
+    if left == BURST_FRAMES and events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR) and port.credit > 0:
         lose_port(sw, port, ENOTCONN)
 
 
@@ -264,9 +274,9 @@ cdef bint read_frame(Switch *sw, Port *port, Frame *frame) noexcept nogil:
             got = recv(port.fd, into, room, MSG_DONTWAIT | MSG_TRUNC)
         elif port.nowait:
             iov.iov_base, iov.iov_len = into, room
-            got = preadv2(port.fd, &iov, 1, -1, RWF_NOWAIT)
+            got = syscall(SYS_preadv2, port.fd, &iov, 1, <long>-1, <long>-1, RWF_NOWAIT)
         else:
-            got = read(port.fd, into, room)
+            got = syscall(SYS_read, port.fd, into, room)
         if got >= 0:
             break
         if errno == EAGAIN:
@@ -361,6 +371,9 @@ cdef Drop check(Network *network, Frame *frame) noexcept nogil:
         biggest = check_offload(frame)
         if biggest == 0:
             return Drop.BAD_VNET_HEADER
+        frame.vnet.flags = VNET_NEEDS_CSUM
+    else:
+        memset(frame.vnet, 0, VNET_BYTES)
     if biggest > network.max_frame:
         return Drop.OVERSIZED
     return Drop.FORWARDED
@@ -370,27 +383,71 @@ cdef uint32_t check_offload(Frame *frame) noexcept nogil:
     """Holds the virtio header against the frame; the length of the longest segment, 0 when the header lies."""
     cdef VnetHeader *vnet = frame.vnet
     cdef Segmenter cut
-    cdef uint8_t kind = vnet.gso_type & ~GSO_ECN
-    if not vnet.flags & VNET_NEEDS_CSUM or vnet.csum_start < frame.l3:
-        return 0
-    if <uint32_t>vnet.csum_start + vnet.csum_offset + 2 > frame.length:
+    cdef uint32_t payload, segments, most
+    cdef uint8_t protocol = 0
+    cdef uint32_t l4 = transport(frame, &protocol)
+    if not vnet.flags & VNET_NEEDS_CSUM or l4 == 0 or vnet.hdr_len > frame.length or not checksum_in_place(frame, l4, protocol):
         return 0
     if vnet.gso_type == 0:
         return frame.length
-    if frame.ethertype != (IPV6 if kind == GSO_TCPV6 else frame.ethertype if kind == GSO_UDP_L4 else IPV4):
+    if vnet.csum_start != l4 or not segment_open(&cut, frame.data, frame.length, frame.l3, vnet):
         return 0
-    if kind != GSO_TCPV4 and kind != GSO_TCPV6 and kind != GSO_UDP_L4:
+    payload = frame.length - cut.header
+    segments = (payload + cut.size - 1) // cut.size
+    most = MAX_UDP_SEGMENTS if cut.udp else MAX_TCP_SEGMENTS
+    if segments > most or (cut.size < MIN_TCP_SEGMENT and not cut.udp):
         return 0
-    if vnet.csum_offset != (6 if kind == GSO_UDP_L4 else 16):
+    frame.segments = segments
+    frame.wire_bytes = frame.length + (segments - 1) * cut.header
+    return cut.header + (cut.size if payload > cut.size else payload)
+
+
+cdef bint checksum_in_place(const Frame *frame, uint32_t l4, uint8_t protocol) noexcept nogil:
+    """Whether the unfinished checksum is the one of the transport header, or a deeper one (a tunnel's). Finishing it must not change what
+    the guards look at: they judge the finished frame, and a receiver that has offloads gets the unfinished one."""
+    cdef const VnetHeader *vnet = frame.vnet
+    if <uint32_t>vnet.csum_start + vnet.csum_offset + 2 > frame.length:
+        return False
+    if vnet.csum_start != l4:
+        return vnet.csum_start >= l4 + 8 and protocol != ICMPV6
+    if protocol == TCP:
+        return vnet.csum_offset == 16
+    if protocol == UDP:
+        return vnet.csum_offset == 6
+    return vnet.csum_offset == 2 if protocol == ICMPV6 else vnet.csum_offset >= 4
+
+
+cdef uint32_t transport(const Frame *frame, uint8_t *protocol) noexcept nogil:
+    """Where the transport header of an IP packet stands, and its protocol; 0 for anything else and for headers that are cut off."""
+    cdef const uint8_t *ip = frame.data + frame.l3
+    cdef uint32_t l4
+    if frame.length < frame.l3 + 20:
         return 0
-    if frame.length < frame.l3 + 28 or not segment_open(&cut, frame.data, frame.length, frame.l3, vnet):
+    if frame.ethertype == IPV4 and ip[0] >> 4 == 4 and ip[0] & 15 >= 5:
+        protocol[0] = ip[9]
+        return frame.l3 + (ip[0] & 15) * 4
+    if frame.ethertype != IPV6 or ip[0] >> 4 != 6:
         return 0
-    frame.segments = (frame.length - cut.header + cut.size - 1) // cut.size
-    frame.wire_bytes = frame.length + (frame.segments - 1) * cut.header
-    if (kind == GSO_UDP_L4 and frame.segments > MAX_UDP_SEGMENTS) or (kind != GSO_UDP_L4 and cut.size < MIN_TCP_SEGMENT):
-        frame.segments = 1
-        return 0
-    return cut.header + (cut.size if frame.length - cut.header > cut.size else frame.length - cut.header)
+    protocol[0] = ip[6]
+    l4 = frame.l3 + 40
+    while is_extension(protocol[0]):
+        if l4 + 8 > frame.length:
+            return 0
+        if protocol[0] == FRAGMENT and read16(frame.data + l4 + 2) & 0xFFF8:
+            return l4
+        protocol[0], l4 = frame.data[l4], l4 + extension_bytes(protocol[0], frame.data[l4 + 1])
+    return l4
+
+
+cdef inline bint is_extension(uint8_t header) noexcept nogil:
+    """Whether an IPv6 next header is one that a host skips on its way to the transport header (RFC 8200 section 4)."""
+    return header == 0 or header == 43 or header == FRAGMENT or header == AUTHENTICATION or header == 60 or header == 135
+
+
+cdef inline uint32_t extension_bytes(uint8_t header, uint8_t length) noexcept nogil:
+    if header == FRAGMENT:
+        return 8
+    return (length + 2) * 4 if header == AUTHENTICATION else (length + 1) * 8
 
 
 # ---- admit
@@ -418,18 +475,26 @@ cdef Drop admit(Switch *sw, Network *network, Port *port, Frame *frame) noexcept
 cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexcept nogil:
     """Answers or punts what is for the gateway; False when the frame is the others' business."""
     cdef Query query
+    cdef Frame plain
+    cdef VnetHeader bare
     cdef bint to_gateway = memcmp(frame.data, network.gateway_mac, 6) == 0
     cdef bint ends = False
     if frame.tags:
-        if to_gateway:
-            drop(sw, port, frame, Drop.VLAN_TO_GATEWAY)
-        return to_gateway
+        if not untag(sw, frame, &plain, &bare):
+            if to_gateway:
+                drop(sw, port, frame, Drop.VLAN_TO_GATEWAY)
+            return to_gateway
+        port.credit -= frame.length
+        frame = &plain
     if frame.ethertype == ARP:
         ask(sw, network, port, frame, &query)
         ends = answer_arp(&query)
-    elif frame.ethertype == IPV6 and frame.length >= 54 and frame.data[20] == 58:
+    elif frame.ethertype == IPV6 and frame.length >= 54 and frame.data[20] == ICMPV6:
         ask(sw, network, port, frame, &query)
         ends = answer_nd(&query)
+    elif frame.ethertype == IPV6 and hides_nd(frame):
+        drop(sw, port, frame, Drop.ND_MALFORMED)
+        return True
     elif frame.ethertype == IPV4 and frame.length >= 42 and frame.data[23] == 17 and is_dhcp(sw, network, port, frame, to_gateway):
         return True
     if to_gateway and not ends:
@@ -446,8 +511,48 @@ cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexce
     return ends
 
 
+cdef bint untag(Switch *sw, const Frame *frame, Frame *plain, VnetHeader *bare) noexcept nogil:
+    """VLAN 0 is no VLAN, the tag is for its priority only (IEEE 802.1Q section 6.9): hosts take such a frame as an untagged one, so the
+    gateway must. Makes an untagged copy, finished, in `plain`; False when the frame is of a VLAN after all."""
+    cdef uint32_t at = 12, shift
+    while at + 6 <= frame.length and is_tag(frame.data + at) and read16(frame.data + at + 2) & 0x0FFF == 0:
+        at += 4
+    if is_tag(frame.data + at):
+        return False
+    shift = at - 12
+    plain[0] = frame[0]
+    plain.data = plain.finished = sw.scratch
+    plain.length -= shift
+    plain.l3, plain.tags, plain.ethertype = ETHERNET, 0, <uint16_t>read16(frame.data + at)
+    memcpy(sw.scratch, frame.data, 12)
+    memcpy(sw.scratch + 12, frame.data + at, plain.length - 12)
+    if frame.vnet.flags & VNET_NEEDS_CSUM:
+        finish_checksum(sw.scratch, plain.length, frame.vnet.csum_start - shift, frame.vnet.csum_offset)
+    memset(bare, 0, sizeof(VnetHeader))
+    bare.gso_type = frame.vnet.gso_type
+    plain.vnet = bare
+    return True
+
+
+cdef inline bint is_tag(const uint8_t *p) noexcept nogil:
+    return read16(p) == 0x8100 or read16(p) == 0x88A8
+
+
+cdef bint hides_nd(const Frame *frame) noexcept nogil:
+    """Whether neighbour discovery stands behind extension headers: no host puts it there, hosts would take it, no guard looks (RFC 7113
+    section 2). Of fragments only the first is looked at, since Linux takes no neighbour discovery from them (RFC 6980)."""
+    cdef uint8_t protocol = 0
+    cdef uint32_t l4
+    if frame.length < 62 or not is_extension(frame.data[20]):
+        return False
+    l4 = transport(frame, &protocol)
+    return l4 and protocol == ICMPV6 and l4 < frame.length and 133 <= frame.data[l4] <= 137
+
+
 cdef void ask(Switch *sw, Network *network, Port *port, Frame *frame, Query *query) noexcept nogil:
     """Puts a frame into the form in which the gateway takes questions."""
+    if frame.finished == NULL and frame.vnet.flags & VNET_NEEDS_CSUM:
+        port.credit -= frame.length
     query.neighbours = &sw.neighbours
     query.gateway_mac = network.gateway_mac
     query.gateway4 = network.gateway4
@@ -479,7 +584,7 @@ cdef bint is_dhcp(Switch *sw, Network *network, Port *port, Frame *frame, bint t
     cdef uint32_t header = (ip[0] & 15) * 4
     if read16(ip + 6) & 0x1FFF or frame.length < ETHERNET + header + 8 or header < 20:
         return False
-    if port.guard and read16(ip + header) == 67 and read16(ip + header + 2) == 68:
+    if port.guard and read16(ip + header + 2) == 68:
         drop(sw, port, frame, Drop.DHCP_SPOOF)
         return True
     if not network.dhcp or read16(ip + header + 2) != 67 or not (to_gateway or frame.data[0] & 1):
@@ -491,7 +596,7 @@ cdef bint is_dhcp(Switch *sw, Network *network, Port *port, Frame *frame, bint t
 cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nogil:
     """Hands a frame to control, within the port's allowance."""
     cdef PuntHeader *header
-    if frame.length > PUNT_BYTES or frame.vnet.gso_type:
+    if frame.length > PUNT_BYTES or frame.vnet.gso_type or frame.data[ETHERNET + 6] & 0x20:
         drop(sw, port, frame, Drop.PUNT_OVERSIZED)
         return
     if not may_punt(sw, port):
@@ -650,9 +755,9 @@ cdef Drop write_frame(Switch *sw, Port *port, const uint8_t *data, size_t length
             done = send(port.fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL)
         elif port.nowait:
             iov.iov_base, iov.iov_len = <void *>data, length
-            done = pwritev2(port.fd, &iov, 1, -1, RWF_NOWAIT)
+            done = syscall(SYS_pwritev2, port.fd, &iov, 1, <long>-1, <long>-1, RWF_NOWAIT)
         else:
-            done = write(port.fd, data, length)
+            done = syscall(SYS_write, port.fd, data, length)
         if done >= 0:
             return Drop.FORWARDED
         if errno == EOPNOTSUPP and port.nowait:
@@ -701,7 +806,7 @@ cdef void send_injected(Switch *sw) noexcept nogil:
 
 cdef void inject(Switch *sw, const InjectHeader *header, uint32_t length) noexcept nogil:
     """One frame of control's, to one port or to a network; whoever has gone meanwhile misses it."""
-    cdef Network *network = sw.networks[header.network & (MAX_NETWORKS - 1)]
+    cdef Network *network = sw.networks[header.network] if header.network < MAX_NETWORKS else NULL
     cdef Port *port
     cdef uint32_t i
     if header.how == TO_PORT:

@@ -29,3 +29,4 @@ cdef Neighbour *neighbour_find(const Neighbours *table, uint16_t network, const 
 cdef Neighbour *neighbour_find4(const Neighbours *table, uint16_t network, const uint8_t *address) noexcept nogil
 cdef bint neighbour_set(Neighbours *table, uint16_t network, const uint8_t *address, const uint8_t *mac, uint16_t port) noexcept nogil
 cdef void neighbour_remove(Neighbours *table, uint16_t network, const uint8_t *address) noexcept nogil
+cdef void neighbours_flush(Neighbours *table, uint16_t network) noexcept nogil

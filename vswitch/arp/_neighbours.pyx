@@ -121,3 +121,11 @@ cdef void neighbour_remove(Neighbours *table, uint16_t network, const uint8_t *a
     entry.next_spare = table.spare
     table.spare = number + 1
     table.used -= 1
+
+
+cdef void neighbours_flush(Neighbours *table, uint16_t network) noexcept nogil:
+    """Forgets all bindings of a network."""
+    cdef uint32_t number
+    for number in range(table.untouched):
+        if table.entries[number].used and table.entries[number].network == network:
+            neighbour_remove(table, network, table.entries[number].address)

@@ -41,6 +41,6 @@ cdef uint64_t fdb_key(uint16_t network, const uint8_t *mac) noexcept nogil
 cdef uint32_t fdb_find(const Fdb *fdb, uint64_t key) noexcept nogil
 cdef bint fdb_learn(Fdb *fdb, uint64_t key, uint16_t port, uint32_t now_s) noexcept nogil
 cdef bint fdb_assign(Fdb *fdb, uint64_t key, uint16_t port) noexcept nogil
-cdef void fdb_remove(Fdb *fdb, uint64_t key) noexcept nogil
+cdef void fdb_resign(Fdb *fdb, uint64_t key, uint16_t port) noexcept nogil
 cdef void fdb_flush(Fdb *fdb, uint16_t port) noexcept nogil
 cdef uint32_t fdb_expire(Fdb *fdb, uint16_t port, uint32_t now_s, uint32_t age_s) noexcept nogil

@@ -98,8 +98,9 @@ cdef bint fdb_learn(Fdb *fdb, uint64_t key, uint16_t port, uint32_t now_s) noexc
 
 cdef bint fdb_assign(Fdb *fdb, uint64_t key, uint16_t port) noexcept nogil:
     """Makes `key` a static entry of `port`, taking it from whoever had learnt it; False when the table holds only static ones."""
-    cdef uint32_t number
-    fdb_remove(fdb, key)
+    cdef uint32_t number = fdb_find(fdb, key)
+    if number != <uint32_t>NOBODY:
+        forget(fdb, number)
     number = room_for(fdb, port)
     if number == <uint32_t>NOBODY:
         return False
@@ -107,9 +108,10 @@ cdef bint fdb_assign(Fdb *fdb, uint64_t key, uint16_t port) noexcept nogil:
     return True
 
 
-cdef void fdb_remove(Fdb *fdb, uint64_t key) noexcept nogil:
+cdef void fdb_resign(Fdb *fdb, uint64_t key, uint16_t port) noexcept nogil:
+    """`port` gives its static entry up; a successor that was assigned the same MAC keeps it."""
     cdef uint32_t number = fdb_find(fdb, key)
-    if number != <uint32_t>NOBODY:
+    if number != <uint32_t>NOBODY and fdb.entries[number].kind == FDB_STATIC and fdb.entries[number].port == port:
         forget(fdb, number)
 
 

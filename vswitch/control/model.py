@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 State = Literal["starting", "running", "exited", "orphaned", "removing"]
 
@@ -64,7 +64,7 @@ class ContainerSpec(Spec):
 
     name: str | None = None
     hostname: str | None = None
-    networks: list[AttachmentSpec] = [AttachmentSpec()]
+    networks: list[AttachmentSpec] = field(default_factory=lambda: [AttachmentSpec()])
     labels: dict[str, str] = {}
     command: list[str] | None = None
     environment: dict[str, str] = {}

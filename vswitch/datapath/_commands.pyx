@@ -8,21 +8,22 @@ that is taken out is never touched again once its command is counted, so control
 A snapshot copies at most SNAPSHOT_ROWS table entries per batch. Rows that change meanwhile appear in their old or new state,
 and an entry that lives throughout appears exactly once, because entries never move.
 """
+from libc.errno cimport ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy, memset
 
 from vswitch._fastpath cimport (
     MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB, Command,
-    FdbRow, NeighbourRow, Network, Port, Session, Snapshot,
+    FdbRow, NeighbourRow, Network, Port, Session, Snapshot, lose_port,
 )
-from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set
-from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_remove
+from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set, neighbours_flush
+from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_resign
 from vswitch.datapath._ring cimport ring_peek, ring_release, store_release
 
 cdef extern from "<sys/epoll.h>" nogil:
-    enum: EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL
+    enum: EPOLLIN, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL
     ctypedef union epoll_data_t:
         uint32_t u32
     struct epoll_event:
@@ -54,7 +55,7 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
     elif command.op == OP_NETWORK_ADD:
         sw.networks[command.index] = <Network *>command.pointer
     elif command.op == OP_NETWORK_REMOVE:
-        sw.networks[command.index] = NULL
+        remove_network(sw, command.index)
     elif command.op == OP_NETWORK_MTU:
         sw.networks[command.index].mtu = <uint32_t>command.value
         sw.networks[command.index].max_frame = <uint32_t>command.value + TWO_TAGS
@@ -65,7 +66,7 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
     elif command.op == OP_NEIGHBOUR_SET:
         set_neighbour(sw, command)
     elif command.op == OP_NEIGHBOUR_REMOVE:
-        neighbour_remove(&sw.neighbours, command.network, command.address)
+        remove_neighbour(sw, command)
     elif command.op == OP_SNAPSHOT:
         (<Snapshot *>command.pointer).next = sw.snapshots
         sw.snapshots = <Snapshot *>command.pointer
@@ -76,29 +77,44 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
             sw.ports[command.index].captured_by = <uint8_t>command.value
 
 
+cdef void remove_network(Switch *sw, uint16_t index) noexcept nogil:
+    """Forgets a network and its bindings, which would be answered for in the next network of this index; the Network itself is control's."""
+    cdef Network *network = sw.networks[index]
+    neighbours_flush(&sw.neighbours, index)
+    free(network.ports)
+    network.ports = NULL
+    sw.networks[index] = NULL
+
+
 cdef void add_port(Switch *sw, Port *port) noexcept nogil:
-    """Links a port into its network, gives its MAC a static entry and polls its descriptor."""
-    cdef Network *network = sw.networks[port.network]
+    """Links a port into its network, gives its MAC a static entry and polls its descriptor; where that fails the port is gone at once."""
     cdef epoll_event event
+    sw.ports[port.index] = port
+    sw.port_count += 1
+    port.punt_at_ns = sw.now_ns
+    if not join(sw.networks[port.network], port.index):
+        lose_port(sw, port, ENOMEM)
+    elif port.has_mac and not fdb_assign(&sw.fdb, fdb_key(port.network, port.mac), port.index):
+        lose_port(sw, port, ENOSPC)
+    else:
+        event.events = EPOLLIN | EPOLLRDHUP
+        event.data.u32 = port.index
+        if epoll_ctl(sw.poller, EPOLL_CTL_ADD, port.fd, &event) < 0:
+            lose_port(sw, port, errno)
+
+
+cdef bint join(Network *network, uint16_t index) noexcept nogil:
+    """Puts a port on its network's list; False when memory is short."""
     cdef uint16_t *grown
     if network.members == network.room:
         grown = <uint16_t *>realloc(network.ports, sizeof(uint16_t) * (network.room * 2 + 8))
         if grown == NULL:
-            port.gone = 1
-            return
+            return False
         network.ports = grown
         network.room = network.room * 2 + 8
-    network.ports[network.members] = port.index
+    network.ports[network.members] = index
     network.members += 1
-    sw.ports[port.index] = port
-    sw.port_count += 1
-    port.punt_at_ns = sw.now_ns
-    if port.has_mac and not fdb_assign(&sw.fdb, fdb_key(port.network, port.mac), port.index):
-        port.gone = 1
-    event.events = EPOLLIN
-    event.data.u32 = port.index
-    if epoll_ctl(sw.poller, EPOLL_CTL_ADD, port.fd, &event) < 0:
-        port.gone = 1
+    return True
 
 
 cdef void remove_port(Switch *sw, uint16_t index) noexcept nogil:
@@ -118,7 +134,7 @@ cdef void remove_port(Switch *sw, uint16_t index) noexcept nogil:
         epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
     fdb_flush(&sw.fdb, index)
     if port.has_mac:
-        fdb_remove(&sw.fdb, fdb_key(port.network, port.mac))
+        fdb_resign(&sw.fdb, fdb_key(port.network, port.mac), index)
     sw.ports[index] = NULL
     sw.port_count -= 1
 
@@ -129,6 +145,14 @@ cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:
     neighbour_set(&sw.neighbours, command.network, command.address, command.mac, command.index)
     if command.index == GATEWAY_PORT and command.address[10] == 0xFF and network.gateway4[0] == 0:
         memcpy(network.gateway4, &command.address[12], 4)
+
+
+cdef void remove_neighbour(Switch *sw, const Command *command) noexcept nogil:
+    """Forgets a binding; errors are sent in another name from then on if it was the gateway's."""
+    cdef Network *network = sw.networks[command.network]
+    neighbour_remove(&sw.neighbours, command.network, command.address)
+    if command.address[10] == 0xFF and memcmp(network.gateway4, &command.address[12], 4) == 0:
+        memset(network.gateway4, 0, 4)
 
 
 cdef void fill_snapshots(Switch *sw) noexcept nogil:

@@ -8,6 +8,7 @@ Every post_…() returns a ticket, a number that `completed` reaches when the da
 the command ring is full and nothing was asked. A port's or network's memory is freed once its removal was carried out. The descriptors
 of ports are never closed here.
 """
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
@@ -25,12 +26,13 @@ from vswitch.bridge._fdb cimport FDB_STATIC
 from vswitch.datapath._commands cimport apply_commands
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport (
-    load_acquire, load_relaxed, ring_commit, ring_peek, ring_release, ring_reserve, swap32,
+    load_acquire, load_relaxed, ring_commit, ring_empty, ring_peek, ring_release, ring_reserve, swap32,
 )
 
 from vswitch.datapath._drops import NAMES
 
 NOBODY = GATEWAY_PORT
+MAX_LIMIT = 1 << 24         # of table rows and seconds: far beyond use, and nothing overflows
 
 
 cdef dict counters_of(const Counters *counters):
@@ -58,6 +60,7 @@ cdef Command blank() noexcept:
     return command
 
 
+@cython.no_gc_clear        # __dealloc__ needs the lists: what they name is freed there
 cdef class Dataplane:
     cdef Switch *sw
     cdef uint64_t posted
@@ -70,8 +73,9 @@ cdef class Dataplane:
     def __cinit__(self, *, uint32_t mac_capacity=65536, uint32_t mac_share=1024, uint32_t neighbour_capacity=131072, uint64_t seed=0,
                   uint32_t age_s=300):
         """A switch with empty tables; `seed` makes its hashes unpredictable, `age_s` is how long a silent MAC is remembered."""
-        if not mac_capacity or not mac_share or not neighbour_capacity or not age_s:
-            raise ValueError("capacities and ages are at least 1")
+        for limit in (mac_capacity, mac_share, neighbour_capacity, age_s):
+            if not 1 <= limit <= MAX_LIMIT:
+                raise ValueError(f"capacities and ages are at least 1 and at most {MAX_LIMIT}")
         self.graves, self.tables, self.networks, self.ports = [], [], {}, {}
         self.sw = switch_open(mac_capacity, mac_share, neighbour_capacity, seed)
         if self.sw == NULL:
@@ -103,7 +107,7 @@ cdef class Dataplane:
             raise RuntimeError("the dataplane runs in a thread of its own")
         self.sw.stepped, self.sw.now_ns, self.sw.realtime_ns = 1, now_ns, epoch_ns
         with nogil:
-            while served or self.sw.snapshots != NULL:
+            while served or self.sw.snapshots != NULL or not ring_empty(&self.sw.inject):
                 served = switch_turn(self.sw, 0)
                 total += served
         self.sw.stepped = 0
@@ -179,14 +183,17 @@ cdef class Dataplane:
         return ticket
 
     def post_network_remove(self, uint16_t index):
-        """Forgets a network that has no ports left."""
+        """Forgets a network that has no ports left, and its neighbours."""
         cdef Command command = blank()
-        cdef Network *network = <Network *><uintptr_t>self.networks[index]
+        cdef uintptr_t network = self.networks[index]
+        for port in self.ports.values():
+            if (<Port *><uintptr_t>port).network == index:
+                raise ValueError("the network still has ports")
         command.op, command.index = OP_NETWORK_REMOVE, index
         ticket = self.post(&command)
         if ticket is not None:
             del self.networks[index]
-            self.graves += [(ticket, <uintptr_t>network.ports), (ticket, <uintptr_t>network)]
+            self.graves.append((ticket, network))
         return ticket
 
     def post_network_mtu(self, uint16_t index, uint32_t mtu):
@@ -198,8 +205,11 @@ cdef class Dataplane:
         return self.post(&command)
 
     def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,
-                      bint guard=True):
-        """A descriptor becomes a port; `gso` is the mask of super-frames it takes (1 TCPv4, 2 TCPv6, 4 UDP), `mac` its assigned address."""
+                      bint guard=True, bint shared=True):
+        """A descriptor becomes a port; `gso` is the mask of super-frames it takes (1 TCPv4, 2 TCPv6, 4 UDP), `mac` its assigned address.
+
+        `shared` False says that nobody else holds the descriptor's open file, and that it is non-blocking.
+        """
         cdef Command command = blank()
         cdef Port *port
         if index >= MAX_PORTS or index in self.ports or network not in self.networks:
@@ -211,7 +221,7 @@ cdef class Dataplane:
             raise MemoryError("no memory for a port")
         port.fd, port.index, port.network, port.vnet, port.gso, port.guard = fd, index, network, vnet_header, gso, guard
         port.kind = PORT_TAP if kind == "tap" else PORT_PACKET
-        port.nowait = port.kind == PORT_TAP
+        port.shared = port.nowait = shared and port.kind == PORT_TAP
         port.punt_tokens = PUNT_BURST * 1000
         if mac is not None:
             port.has_mac = 1
@@ -240,6 +250,8 @@ cdef class Dataplane:
         cdef Command command = blank()
         if network not in self.networks or len(address) not in (4, 16) or (mac is not None and len(mac) != 6):
             raise ValueError("no such network, or no valid address or MAC")
+        if mac is not None and self.sw.neighbours.used + self.posted - load_acquire(&self.sw.completed) >= self.sw.neighbours.capacity:
+            raise LookupError(f"the neighbour table is full: {self.sw.neighbours.capacity} addresses are the most there can be")
         command.op = OP_NEIGHBOUR_REMOVE if mac is None else OP_NEIGHBOUR_SET
         command.network, command.index = network, port
         if len(address) == 4:

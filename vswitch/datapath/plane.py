@@ -157,10 +157,10 @@ class Datapath:
         await self._post(self.plane.post_network_remove, index)
 
     async def add_port(self, index: int, fd: int, network: int, *, kind: str, vnet_header: bool, gso: int,
-                       mac: bytes | None = None, guard: bool = True) -> None:
-        """A descriptor becomes a port of `network`, seen by the captures that see all of that network's ports."""
+                       mac: bytes | None = None, guard: bool = True, shared: bool = True) -> None:
+        """A descriptor becomes a port of `network`; `shared` False only if nobody else can hold its (non-blocking) open file."""
         await self._post(self.plane.post_port_add, index, fd, network, kind=kind, vnet_header=vnet_header, gso=gso, mac=mac,
-                         guard=guard)
+                         guard=guard, shared=shared)
 
     async def remove_port(self, index: int) -> None:
         """Takes a port out; afterwards its descriptor is the caller's to close."""

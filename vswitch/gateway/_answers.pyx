@@ -304,7 +304,7 @@ cdef void unreachable4(Query *query, const uint8_t *ip, uint32_t header, uint32_
     """ICMP destination unreachable with `code`, from the gateway's address in that network (the packet's target if that is ours)."""
     cdef uint8_t *out = query.reply
     cdef uint32_t quoted = total if total < QUOTED4 else <uint32_t>QUOTED4
-    if not may_complain4(ip, header, total):
+    if not may_complain4(ip, header, total) or (code < 2 and query.gateway4[0] == 0):
         return
     memcpy(out, query.frame + 6, 6)
     memcpy(out + 6, query.gateway_mac, 6)
@@ -442,7 +442,7 @@ cdef void unreachable6(Query *query, const uint8_t *ip, uint32_t size, uint8_t c
         return
     if ip[6] == ICMPV6 and (size < 8 or ip[40] < 128):
         return
-    if ip[6] == FRAGMENT and (size < 8 or read16(ip + 42) & 0xFFF8):
+    if ip[6] == FRAGMENT and (size < 16 or read16(ip + 42) & 0xFFF8 or (ip[40] == ICMPV6 and ip[48] < 128)):
         return
     memcpy(out, query.frame + 6, 6)
     memcpy(out + 6, query.gateway_mac, 6)

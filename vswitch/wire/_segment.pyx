@@ -15,6 +15,9 @@ from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 cdef enum:
     TCP_FIN_PSH = 0x09
     TCP_CWR = 0x80
+    TCP = 6
+    UDP = 17
+    MAX_IP_BYTES = 552      # an IPv6 header and 512 bytes of extensions: each segment gets a copy of them
 
 
 cdef inline uint16_t read16(const uint8_t *p) noexcept nogil:
@@ -35,20 +38,34 @@ cdef bint segment_open(Segmenter *cut, const uint8_t *frame, uint32_t length, ui
     cut.l4 = vnet.csum_start
     cut.size = vnet.gso_size
     cut.count = 0
-    cut.ipv6 = frame[l3] >> 4 == 6
-    cut.udp = kind == GSO_UDP_L4
-    if cut.size == 0 or cut.l4 < l3 + (40 if cut.ipv6 else 20) or cut.l4 + 8 > length:
+    cut.udp = vnet.gso_type == GSO_UDP_L4
+    if cut.size == 0 or cut.size == 0xFFFF or cut.l4 < l3 + 20 or cut.l4 + (8 if cut.udp else 20) > length:
         return False
-    if (kind == GSO_TCPV4 and cut.ipv6) or (kind == GSO_TCPV6 and not cut.ipv6):
+    if kind != GSO_TCPV4 and kind != GSO_TCPV6 and not cut.udp:
         return False
-    if cut.udp:
-        cut.header = cut.l4 + 8
-    else:
-        if cut.l4 + 20 > length or frame[cut.l4 + 12] >> 4 < 5:
-            return False
-        cut.header = cut.l4 + (frame[cut.l4 + 12] >> 4) * 4
+    cut.ipv6 = read16(frame + l3 - 2) == 0x86DD
+    if not (whole6(cut, kind) if cut.ipv6 else whole4(cut, kind)):
+        return False
+    cut.header = cut.l4 + (8 if cut.udp else (frame[cut.l4 + 12] >> 4) * 4)
     cut.next = cut.header
-    return cut.header < length
+    return cut.header < length and (cut.udp or frame[cut.l4 + 12] >> 4 >= 5)
+
+
+cdef bint whole4(const Segmenter *cut, uint8_t kind) noexcept nogil:
+    """Whether the frame is one unfragmented IPv4 packet of that kind, its L4 header at `l4`."""
+    cdef const uint8_t *ip = cut.frame + cut.l3
+    return (read16(ip - 2) == 0x0800 and ip[0] >> 4 == 4 and cut.l4 == cut.l3 + (ip[0] & 15) * 4 and kind != GSO_TCPV6
+            and ip[9] == (UDP if cut.udp else TCP) and read16(ip + 6) & 0x3FFF == 0 and read16(ip + 2) == cut.end - cut.l3)
+
+
+cdef bint whole6(const Segmenter *cut, uint8_t kind) noexcept nogil:
+    """The same for IPv6; behind extension headers, which a super-frame rarely has, the L4 header is where the kernel says."""
+    cdef const uint8_t *ip = cut.frame + cut.l3
+    if cut.l4 < cut.l3 + 40 or cut.l4 > cut.l3 + MAX_IP_BYTES or ip[0] >> 4 != 6 or kind == GSO_TCPV4:
+        return False
+    if cut.l4 == cut.l3 + 40 and ip[6] != (UDP if cut.udp else TCP):
+        return False
+    return read16(ip + 4) == cut.end - cut.l3 - 40
 
 
 cdef uint32_t segment_next(Segmenter *cut, uint8_t *out) noexcept nogil:
@@ -100,7 +117,7 @@ cdef void finish_l4(Segmenter *cut, uint8_t *out, uint32_t length) noexcept nogi
     """The L4 checksum of one segment, pseudo header included."""
     cdef uint8_t *field = out + cut.l4 + (6 if cut.udp else 16)
     cdef uint32_t l4_bytes = length - cut.l4
-    cdef uint8_t protocol = 17 if cut.udp else 6
+    cdef uint8_t protocol = UDP if cut.udp else TCP
     cdef uint16_t checksum = 0
     memcpy(field, &checksum, 2)
     if cut.ipv6:

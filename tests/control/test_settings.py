@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vswitch.toml: read whole or refused in one line that names the place."""
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vswitch.config import ConfigError, PoolSettings, Settings, applied, changes, load, parse
+
+
+def test_no_file_and_an_empty_one_mean_every_default(tmp_path):
+    assert load(str(tmp_path / "none"), must_exist=False) == parse(b"") == Settings()
+    settings = Settings()
+    assert settings.switch.log_level == "info" and settings.switch.max_networks == 4096
+    assert settings.pools.ipv4[0] == PoolSettings(base="172.17.0.0/16", size=16)
+    assert settings.pools.ipv4[-1] == PoolSettings(base="192.168.0.0/16", size=20) and len(settings.pools.ipv4) == 16
+
+
+def test_every_key_can_be_set():
+    settings = parse(b"""
+        [switch]
+        log_level = "debug"
+        log_format = "json"
+        log_packets = "/var/log/packets"
+        socket_group = "docker"
+        max_networks = 1
+        max_containers = 2
+        max_ports = 3
+        [default_network]
+        enabled = true
+        bip = "10.1.0.1/24"
+        fixed_cidr = "10.1.0.128/25"
+        mtu = 9000
+        ipv6 = true
+        fixed_cidr_v6 = "fd00:1::/64"
+        [pools]
+        ipv4 = [{base = "10.2.0.0/16", size = 24}]
+        ipv6 = [{base = "fd00:2::/48", size = 64}]
+    """)
+    assert all(getattr(settings.switch, key) != getattr(Settings().switch, key) for key in settings.switch.__struct_fields__)
+    assert (settings.default_network.bip, settings.default_network.mtu) == ("10.1.0.1/24", 9000)
+    assert settings.pools.ipv6 == [PoolSettings(base="fd00:2::/48", size=64)]
+
+
+@pytest.mark.parametrize(("text", "line"), [
+    ('[switch]\nlog_levl = "x"', "switch.log_levl: no such key; did you mean log_level?"),
+    ("[swich]\n", "swich: no such section; did you mean switch?"),
+    ('log_level = "debug"', "log_level: no such section; log_level belongs in [switch]"),
+    ("[network]\n", "network: no such section; did you mean default_network?"),
+    ("[zzz]\n", "zzz: no such section; there are switch, default_network, pools"),
+    ("switch = 3", "switch: expected a table, [switch]"),
+    ('[switch]\nlog_level = "loud"', "switch.log_level: expected one of debug, info, warning, error"),
+    ('[switch]\nmax_ports = "7"', "switch.max_ports: expected int, got str"),
+    ("[switch]\nmax_ports = 65536", "switch.max_ports: expected int <= 65535"),
+    ("[switch]\nmax_ports = 0", "switch.max_ports: expected int >= 1"),
+    ('[default_network]\nbip = "10.0.0.1"', "default_network.bip: expected an address with its prefix length"),
+    ('[default_network]\nbip = "10.0.0.0/24"', "default_network.bip: 10.0.0.0/24 is no address"),
+    ('[default_network]\nfixed_cidr = "10.0.0.0/24"', "default_network.fixed_cidr: needs bip"),
+    ('[default_network]\nbip = "10.0.0.1/24"\nfixed_cidr = "10.1.0.0/24"', "is not inside 10.0.0.0/24"),
+    ('[default_network]\nfixed_cidr_v6 = "fd00::/64"', "default_network.fixed_cidr_v6: needs ipv6 = true"),
+    ("[default_network]\nipv6 = true\nmtu = 1000", "default_network.mtu: IPv6 needs at least 1280"),
+    ('[pools]\nipv4 = [{base = "10.0.0.0/24", siez = 3}]', "pools.ipv4[0]: no such key siez; there are base, size"),
+    ('[pools]\nipv4 = [{base = "10.0.0.0/24", size = 16}]', "pools: size of 10.0.0.0/24 must be 24 to 30, not 16"),
+    ('[pools]\nipv6 = [{base = "10.0.0.0/24", size = 64}]', "pools: "),
+    ("[pools]\nipv4 = []", "pools.ipv4: expected array of length >= 1"),
+    ("[switch\n", "not TOML: "),
+    ("a = " + "[" * 10_000, "nested too deeply"),
+    ("a = " + "9" * 5_000, "not TOML: "),
+])
+def test_a_mistake_is_one_line_that_names_its_place(text, line):
+    with pytest.raises(ConfigError) as problem:
+        parse(text.encode())
+    assert str(problem.value).startswith(line) or line in str(problem.value)
+    assert "\n" not in str(problem.value)
+
+
+def test_the_file_is_named_too(tmp_path):
+    path = tmp_path / "vswitch.toml"
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match=r"vswitch.toml: not UTF-8 at byte 0"):
+        load(str(path), must_exist=True)
+    with pytest.raises(ConfigError, match=r"nowhere: no such file"):
+        load(str(tmp_path / "nowhere"), must_exist=True)
+    with pytest.raises(ConfigError, match=r"Is a directory"):
+        load(str(tmp_path), must_exist=False)
+    path.write_bytes(b"#" * 2_000_000)
+    with pytest.raises(ConfigError, match=r"right file"):
+        load(str(path), must_exist=True)
+
+
+WORDS = st.sampled_from([
+    "[switch]", "[default_network]", "[pools]", "log_level", "max_ports", "bip", "ipv6", "ipv4", "mtu", "=", "true", "7",
+    '"10.0.0.1/24"', "[", "]", "{", "}", "base", "size", "\n", '"', ".", "-1", "1e400", "nan", "1979-05-27", "'''",
+])
+
+
+@given(st.one_of(st.binary(max_size=200), st.lists(WORDS, max_size=30).map(lambda words: " ".join(words).encode())))
+def test_any_bytes_are_settings_or_one_line(content):
+    try:
+        assert isinstance(parse(content), Settings)
+    except ConfigError as problem:
+        assert "\n" not in str(problem)
+
+
+def test_every_difference_says_whether_it_applies_at_once():
+    before = parse(b"")
+    after = parse(b'[switch]\nlog_level = "debug"\nsocket_group = "x"\n[pools]\nipv4 = [{base = "10.0.0.0/8", size = 24}]\n')
+    found = changes(before, after)
+    assert [(change.place, change.live) for change in found] == [
+        ("switch.log_level", True), ("switch.socket_group", False), ("pools.ipv4", True)]
+    assert (found[0].before, found[0].after) == ("info", "debug")
+    assert changes(before, before) == []
+    now = applied(before, after)
+    assert (now.switch.log_level, now.switch.socket_group, now.pools) == ("debug", None, after.pools)
+    assert [change.place for change in changes(now, after)] == ["switch.socket_group"]

@@ -1,0 +1,645 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attach helper: TAPs brought out of real namespaces, by root."""
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import uvloop
+from throwaway import Namespace, elsewhere, eventually, ip, namespace, open_descriptors
+
+from vswitch.container import namespaces
+from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.ports import enter, inside, keeper
+from vswitch.ports.enter import AttachHelper, InterfaceGone, NamespaceGone, NotPermitted
+from vswitch.ports.interface import InterfacePlan
+from vswitch.ports.tap import release_tap
+
+pytestmark = pytest.mark.root
+
+MAC = "02:42:0a:09:00:02"
+PLAN = InterfacePlan(mac=MAC, ipv4=["10.9.0.2/24"], gateway4="10.9.0.1")
+NAMED = InterfacePlan(name="eth0", mac=MAC, ipv4=["10.9.0.2/24"], gateway4="10.9.0.1")
+FLEETING = InterfacePlan(mac=MAC, persist=False)
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture
+def helper():
+    made = AttachHelper.fork()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=sorted(LOOPS))
+def run(request):
+    """Runs a coroutine on one of the event loops."""
+    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        yield runner.run
+
+
+def let_go(fd: int) -> None:
+    release_tap(fd)
+    os.close(fd)
+
+
+def process_ids(helper: AttachHelper) -> list[int]:
+    """The keeper and its workers."""
+    children = Path(f"/proc/{helper._pid}/task/{helper._pid}/children").read_text().split()
+    return [helper._pid, *map(int, children)]
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody has asked for."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def homes(helper: AttachHelper) -> set[tuple[int, int]]:
+    """The network namespaces that the helper's processes are in."""
+    found = set()
+    for pid in process_ids(helper):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(f"/proc/{pid}/ns/net")
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+def home() -> set[tuple[int, int]]:
+    status = os.stat("/proc/self/ns/net")
+    return {(status.st_dev, status.st_ino)}
+
+
+def patched(monkeypatch, **replacements) -> AttachHelper:
+    """A helper whose workers do something else; the patches are undone on this side once it is forked."""
+    with monkeypatch.context() as patch:
+        for name, replacement in replacements.items():
+            patch.setattr(inside, name, replacement)
+        return AttachHelper.fork()
+
+
+# ---- attach
+
+
+def test_an_attached_namespace_has_its_interface_and_we_have_the_tap(helper, run, netns):
+    tap = run(helper.attach(netns.fd, None, PLAN))
+    assert (tap.name, tap.vnet_header, tap.gso) == ("eth0", True, 7)
+    assert not os.get_blocking(tap.fd)
+    assert not os.get_inheritable(tap.fd)
+    (address,) = netns.ip("address", "show", "eth0")[0]["addr_info"]
+    assert (address["local"], address["prefixlen"]) == ("10.9.0.2", 24)
+    assert netns.ip("route", "show", "default")[0]["gateway"] == "10.9.0.1"
+    netns.inside(subprocess.run, ["ip", "neigh", "add", "10.9.0.1", "lladdr", MAC, "dev", "eth0"])
+    netns.inside(subprocess.run, ["bash", "-c", "echo hello > /dev/udp/10.9.0.1/9"])
+    assert os.read(tap.fd, 70000).endswith(b"hello\n")
+    let_go(tap.fd)
+
+
+def test_names_are_chosen_one_after_the_other_and_a_taken_one_is_refused(helper, run, netns):
+    async def several():
+        taps = [await helper.attach(netns.fd, None, PLAN) for _ in range(3)]
+        with pytest.raises(Refused, match="an interface eth1 already") as caught:
+            await helper.attach(netns.fd, None, InterfacePlan(name="eth1", mac=MAC))
+        assert caught.value.status == 409
+        with pytest.raises(Refused, match="no interface name"):
+            await helper.attach(netns.fd, None, InterfacePlan(name="eth/1", mac=MAC))
+        return taps
+
+    taps = run(several())
+    assert [tap.name for tap in taps] == ["eth0", "eth1", "eth2"]
+    for tap in taps:
+        let_go(tap.fd)
+
+
+def test_forty_attachments_at_once_all_get_an_interface(helper, run, netns):
+    async def all_at_once():
+        return await asyncio.gather(*(helper.attach(netns.fd, None, PLAN) for _ in range(40)))
+
+    taps = run(all_at_once())
+    assert sorted(tap.name for tap in taps) == sorted(f"eth{number}" for number in range(40))
+    for tap in taps:
+        let_go(tap.fd)
+
+
+def test_more_than_the_queue_holds_are_refused(helper, run, netns, monkeypatch):
+    monkeypatch.setattr(enter, "QUEUE", 3)
+
+    async def too_many():
+        attempts = [helper.attach(netns.fd, None, FLEETING) for _ in range(enter.AT_ONCE + 5)]
+        return await asyncio.gather(*attempts, return_exceptions=True)
+
+    results = run(too_many())
+    refused = [result for result in results if isinstance(result, Refused)]
+    assert len(refused) == 2
+    assert {refusal.status for refusal in refused} == {507}
+    for result in results:
+        if not isinstance(result, Refused):
+            os.close(result.fd)
+
+
+def test_a_plan_that_fails_leaves_no_interface(helper, run, netns):
+    with pytest.raises(Refused, match="interface eth0: cannot set the default route"):
+        run(helper.attach(netns.fd, None, InterfacePlan(mac=MAC, gateway4="203.0.113.1")))
+    assert netns.interfaces() == ["lo"]
+
+
+@pytest.mark.parametrize("path", ["/proc/self/ns/uts", "/dev/null"])
+def test_a_descriptor_of_something_else_is_refused(helper, run, path):
+    fd = os.open(path, os.O_RDONLY)
+    with pytest.raises(Refused, match="no network namespace that can be joined"):
+        run(helper.attach(fd, None, PLAN))
+    os.close(fd)
+
+
+def test_an_interface_that_is_not_to_persist_goes_with_its_descriptor(helper, run, netns):
+    os.close(run(helper.attach(netns.fd, None, FLEETING)).fd)
+    eventually(lambda: netns.interfaces() == ["lo"], "eth0 went")
+
+
+def test_a_user_namespace_is_entered_only_where_it_must_be(helper, run):
+    with namespace("--user", "--map-root-user") as nested:
+        assert nested.userns_fd is not None
+        tap = run(helper.attach(nested.fd, nested.userns_fd, PLAN))
+        assert nested.interfaces() == ["lo", "eth0"]
+        assert homes(helper) == home()
+        let_go(tap.fd)
+
+
+# ---- the way home, and what is left open
+
+
+def test_workers_are_home_again_after_success_and_after_errors(helper, run, netns):
+    async def all_sorts():
+        for number in range(10):
+            tap = await helper.attach(netns.fd, None, NAMED)
+            with pytest.raises(Refused):
+                await helper.attach(netns.fd, None, NAMED)
+            with pytest.raises(InterfaceGone):
+                await helper.reattach(netns.origin(), InterfacePlan(name=f"none{number}", mac=MAC))
+            await helper.remove("eth0", netns_fd=netns.fd)
+            os.close(tap.fd)
+        with open("/dev/null") as null, pytest.raises(Refused):
+            await helper.attach(null.fileno(), None, NAMED)
+
+    run(all_sorts())
+    eventually(lambda: homes(helper) == home(), "every worker came home")
+
+
+def go_nowhere(home):
+    """A worker that cannot get home."""
+    return False
+
+
+def test_a_worker_without_a_way_home_serves_nobody_else(run, netns, monkeypatch):
+    helper = patched(monkeypatch, return_to=go_nowhere)
+
+    async def several():
+        for _ in range(5):
+            os.close((await helper.attach(netns.fd, None, FLEETING)).fd)
+        await helper.remove("eth0", netns_fd=netns.fd)
+
+    run(several())
+    eventually(lambda: homes(helper) == home(), "those who stayed away have ended")
+    helper.close()
+
+
+def descriptors_of(helper: AttachHelper) -> list[list[str]]:
+    found = []
+    for pid in ("self", *process_ids(helper)):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(open_descriptors(pid))
+    return sorted([entry.split(":")[0] for entry in entries] for entries in found)
+
+
+def test_no_descriptor_stays_open_anywhere(helper, run, netns):
+    async def all_sorts():
+        for _ in range(8):
+            tap = await helper.attach(netns.fd, None, NAMED)
+            with pytest.raises(Refused):
+                await helper.attach(netns.fd, None, NAMED)
+            os.close(tap.fd)
+            os.close((await helper.reattach(netns.origin(), NAMED)).fd)
+            with pytest.raises(NamespaceGone):
+                await helper.reattach(NamespaceOrigin(path="/proc/self/ns/net", device=1, inode=1), NAMED)
+            await helper.remove("eth0", origin=netns.origin())
+            with contextlib.suppress(Refused):
+                await helper.attach(0, None, NAMED)
+
+    async def crowd():
+        for tap in await asyncio.gather(*(helper.attach(netns.fd, None, FLEETING) for _ in range(12))):
+            os.close(tap.fd)
+
+    async def settled():
+        await crowd()
+        await all_sorts()
+
+    run(settled())
+    eventually(lambda: len(process_ids(helper)) == 1 + keeper.IDLE_WORKERS, "superfluous workers have ended")
+    before = descriptors_of(helper)
+    run(all_sorts())
+    eventually(lambda: descriptors_of(helper) == before, "as many open descriptors as before")
+
+
+def test_the_helper_inherits_nothing_but_its_channel(tmp_path):
+    with open(tmp_path / "secret", "w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        helper = AttachHelper.fork()
+        eventually(lambda: len(process_ids(helper)) > 1, "the keeper works")
+        for pid in process_ids(helper):
+            assert str(tmp_path / "secret") not in open_descriptors(pid)
+            assert os.readlink(f"/proc/{pid}/fd/0") == os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
+        helper.close()
+
+
+def free_a_namespace(hold: str) -> tuple[bool, bool]:
+    """Whether a veth's far end shows that its namespace is alive while `hold` holds it, and freed afterwards."""
+    subprocess.run(["unshare", "--net", "true"], check=True)
+    helper = AttachHelper.fork()
+    doomed = Namespace()
+    command = ["ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(doomed.pid)]
+    subprocess.run(command, check=True)
+    tap = asyncio.run(helper.attach(doomed.fd, None, PLAN))
+    doomed.close()
+
+    def alive() -> bool:
+        return "near" in [link["ifname"] for link in ip("link")]
+
+    held = alive()
+    let_go(tap.fd)
+    try:
+        eventually(lambda: not alive(), "the namespace was freed")
+    finally:
+        helper.close()
+    return held, alive()
+
+
+def test_a_namespace_is_freed_once_our_descriptors_are_closed(netns):
+    assert netns.inside(free_a_namespace, "tap") == (True, False)
+
+
+# ---- re-attach
+
+
+def persistent(helper, run, netns) -> None:
+    """An attachment of a switch that died: the interface waits, nobody holds it."""
+    os.close(run(helper.attach(netns.fd, None, PLAN)).fd)
+    assert "NO-CARRIER" in netns.ip("link", "show", "eth0")[0]["flags"]
+
+
+def test_a_waiting_interface_is_taken_again_with_all_it_had(helper, run, netns):
+    persistent(helper, run, netns)
+    netns.inside(subprocess.run, ["ip", "route", "add", "198.51.100.0/24", "via", "10.9.0.7"])
+    index = netns.ip("link", "show", "eth0")[0]["ifindex"]
+    tap = run(helper.reattach(netns.origin(), NAMED))
+    assert (tap.name, tap.vnet_header, tap.gso) == ("eth0", True, 7)
+    link = netns.ip("link", "show", "eth0")[0]
+    assert link["ifindex"] == index
+    assert "LOWER_UP" in link["flags"]
+    assert [a["local"] for a in netns.ip("address", "show", "eth0")[0]["addr_info"]] == ["10.9.0.2"]
+    routes = {route["dst"]: route.get("gateway") for route in netns.ip("route")}
+    assert (routes["default"], routes["198.51.100.0/24"]) == ("10.9.0.1", "10.9.0.7")
+    os.close(tap.fd)
+    assert "eth0" in netns.interfaces(), "it is persistent still"
+
+
+def test_a_namespace_is_found_again_by_path(helper, run, netns, tmp_path):
+    persistent(helper, run, netns)
+    place = tmp_path / "netns"
+    place.touch()
+    subprocess.run(["mount", "--bind", f"/proc/{netns.pid}/ns/net", place], check=True)
+    try:
+        origin = namespaces.origin(netns.fd, path=str(place))
+        os.close(run(helper.reattach(origin, NAMED)).fd)
+    finally:
+        subprocess.run(["umount", place], check=True)
+    with pytest.raises(NamespaceGone, match="is another namespace now"):
+        run(helper.reattach(origin, NAMED))
+    place.unlink()
+    with pytest.raises(NamespaceGone, match="No such file"):
+        run(helper.reattach(origin, NAMED))
+
+
+def test_a_namespace_is_found_again_by_name(helper, run):
+    name = f"vswports{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        fd = namespaces.open_netns(name)
+        origin = namespaces.origin(fd, path=name)
+        os.close(run(helper.attach(fd, None, PLAN)).fd)
+        os.close(fd)
+        os.close(run(helper.reattach(origin, NAMED)).fd)
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+    with pytest.raises(NamespaceGone, match="no network namespace is named"):
+        run(helper.reattach(origin, NAMED))
+
+
+def test_a_process_that_has_ended_or_whose_pid_is_reused_is_a_namespace_gone(helper, run, netns):
+    persistent(helper, run, netns)
+    reused = netns.origin()
+    reused.pid_started += 1
+    with pytest.raises(NamespaceGone, match=f"process {netns.pid} has ended") as caught:
+        run(helper.reattach(reused, NAMED))
+    assert caught.value.status == 404
+    origin = netns.origin()
+    netns.end_process()
+    with pytest.raises(NamespaceGone, match=f"process {netns.pid} has ended"):
+        run(helper.reattach(origin, NAMED))
+
+
+def test_a_process_that_moved_to_another_namespace_is_a_namespace_gone(helper, run, netns):
+    origin = netns.origin()
+    origin.inode += 1
+    with pytest.raises(NamespaceGone, match="is another namespace now"):
+        run(helper.reattach(origin, NAMED))
+
+
+def test_an_interface_that_is_gone_is_not_made_anew(helper, run, netns):
+    with pytest.raises(InterfaceGone, match="interface eth0 is gone") as caught:
+        run(helper.reattach(netns.origin(), NAMED))
+    assert caught.value.status == 404
+    assert netns.interfaces() == ["lo"]
+
+
+def list_nothing_but_eth0():
+    return [(2, "eth0")]
+
+
+def test_an_interface_that_goes_in_the_last_moment_is_not_made_anew(run, netns, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(inside.socket, "if_nameindex", list_nothing_but_eth0)
+        helper = AttachHelper.fork()
+    with pytest.raises(InterfaceGone):
+        run(helper.reattach(netns.origin(), NAMED))
+    assert netns.interfaces() == ["lo"]
+    helper.close()
+
+
+def test_an_interface_that_somebody_holds_is_refused(helper, run, netns):
+    tap = run(helper.attach(netns.fd, None, PLAN))
+    with pytest.raises(Refused, match="another process holds interface eth0") as caught:
+        run(helper.reattach(netns.origin(), NAMED))
+    assert type(caught.value) is Refused
+    let_go(tap.fd)
+
+
+# ---- remove
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_interface_is_removed_whether_held_or_not(helper, run, netns, held):
+    tap = run(helper.attach(netns.fd, None, PLAN))
+    if not held:
+        os.close(tap.fd)
+    run(helper.remove("eth0", netns_fd=netns.fd))
+    assert netns.interfaces() == ["lo"]
+    run(helper.remove("eth0", netns_fd=netns.fd))
+    if held:
+        release_tap(tap.fd)
+        os.close(tap.fd)
+
+
+def test_an_interface_is_removed_by_origin_and_a_namespace_that_is_gone_is_fine(helper, run, netns):
+    persistent(helper, run, netns)
+    origin = netns.origin()
+    run(helper.remove("eth0", origin=origin))
+    assert netns.interfaces() == ["lo"]
+    netns.end_process()
+    run(helper.remove("eth0", origin=origin))
+
+
+def test_an_interface_of_others_is_not_removed(helper, run, netns):
+    netns.inside(subprocess.run, ["ip", "link", "add", "name", "eth0", "type", "veth", "peer", "name", "far"])
+    with pytest.raises(Refused, match="not ours to delete"):
+        run(helper.remove("eth0", netns_fd=netns.fd))
+    assert "eth0" in netns.interfaces()
+
+
+def test_remove_wants_to_know_where(helper, run, netns):
+    with pytest.raises(ValueError, match="either"):
+        run(helper.remove("eth0"))
+    with pytest.raises(ValueError, match="either"):
+        run(helper.remove("eth0", netns_fd=netns.fd, origin=netns.origin()))
+
+
+# ---- what goes wrong
+
+
+def hang(netns_fd, userns_fd, plan):
+    signal.pause()
+
+
+def hang_if_told(netns_fd, userns_fd, plan):
+    if plan.name == "hang":
+        signal.pause()
+    return inside_attach(netns_fd, userns_fd, plan)
+
+
+inside_attach = inside.attach
+HANGING = InterfacePlan(name="hang", mac=MAC)
+
+
+def test_a_request_that_hangs_is_ended_and_holds_up_nobody(run, netns, monkeypatch):
+    monkeypatch.setattr(keeper, "REQUEST_TIMEOUT_S", 0.3)
+    helper = patched(monkeypatch, attach=hang_if_told)
+
+    async def scenario():
+        hanging = asyncio.create_task(helper.attach(netns.fd, None, HANGING))
+        await asyncio.sleep(0)
+        tap = await helper.attach(netns.fd, None, FLEETING)
+        assert not hanging.done()
+        with pytest.raises(Refused, match="took more than 0.3 s") as caught:
+            await hanging
+        assert caught.value.status == 500
+        return tap
+
+    os.close(run(scenario()).fd)
+    eventually(lambda: len(process_ids(helper)) <= 1 + keeper.IDLE_WORKERS, "the hanging worker was killed")
+    eventually(lambda: homes(helper) == home(), "nobody is in the namespace")
+    helper.close()
+
+
+def test_as_many_hanging_requests_as_there_are_places_pass_too(run, netns, monkeypatch):
+    monkeypatch.setattr(keeper, "REQUEST_TIMEOUT_S", 0.2)
+    helper = patched(monkeypatch, attach=hang_if_told)
+
+    async def scenario():
+        hanging = [helper.attach(netns.fd, None, HANGING) for _ in range(2 * enter.AT_ONCE)]
+        results = await asyncio.gather(*hanging, return_exceptions=True)
+        assert [type(result) for result in results] == [Refused] * len(hanging)
+        return await helper.attach(netns.fd, None, FLEETING)
+
+    os.close(run(scenario()).fd)
+    helper.close()
+
+
+def test_a_keeper_that_hangs_is_not_awaited_for_ever(run, netns, monkeypatch):
+    monkeypatch.setattr(enter, "ANSWER_TIMEOUT_S", 0.2)
+    helper = AttachHelper.fork()
+    eventually(lambda: len(process_ids(helper)) > 1, "the keeper works")
+    os.kill(helper._pid, signal.SIGSTOP)
+    with pytest.raises(Refused, match=r"did not answer within 0\.2 s"):
+        run(helper.attach(netns.fd, None, PLAN))
+    os.kill(helper._pid, signal.SIGCONT)
+    eventually(lambda: netns.interfaces() == ["lo", "eth0"] or netns.interfaces() == ["lo"], "it goes on")
+    monkeypatch.setattr(enter, "ANSWER_TIMEOUT_S", 10.0)
+    tap = run(helper.attach(netns.fd, None, InterfacePlan(name="mine", mac=MAC)))
+    eventually(lambda: "eth0" not in netns.interfaces(), "the late TAP was not kept")
+    let_go(tap.fd)
+    helper.close()
+
+
+def die(netns_fd, userns_fd, plan):
+    inside_attach(netns_fd, userns_fd, plan)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail(netns_fd, userns_fd, plan):
+    inside_attach(netns_fd, userns_fd, plan)
+    raise MemoryError("no memory")
+
+
+@pytest.mark.parametrize(
+    ("misfortune", "words"), [(die, "was killed by signal 9"), (fail, "the attach helper failed: no memory")]
+)
+def test_a_worker_that_dies_or_fails_leaves_nothing_and_the_next_works(run, netns, monkeypatch, misfortune, words):
+    helper = patched(monkeypatch, attach=misfortune)
+    for _ in range(3):
+        with pytest.raises(Refused, match=words):
+            run(helper.attach(netns.fd, None, PLAN))
+    run(helper.remove("other", netns_fd=netns.fd))
+    if misfortune is die:
+        eventually(lambda: netns.interfaces() == ["lo"], "its TAP went with it")
+    helper.close()
+
+
+def test_a_cancelled_request_leaves_no_interface(helper, run, netns):
+    async def cancel_at(turns: int):
+        task = asyncio.create_task(helper.attach(netns.fd, None, NAMED))
+        for _ in range(turns):
+            await asyncio.sleep(0.0002)
+        task.cancel()
+        try:
+            return (await task).fd
+        except asyncio.CancelledError:
+            return None
+
+    async def many():
+        for turns in range(20):
+            if (fd := await cancel_at(turns)) is not None:
+                let_go(fd)
+            tap = await helper.attach(netns.fd, None, InterfacePlan(name=f"after{turns}", mac=MAC))
+            let_go(tap.fd)  # a later answer has come, so the cancelled one's has too, or comes within the next turns
+            give_up_at = time.monotonic() + 10
+            while netns.interfaces() != ["lo"]:
+                assert time.monotonic() < give_up_at, netns.interfaces()
+                await asyncio.sleep(0.001)
+
+    run(many())
+
+
+def test_a_helper_that_was_killed_is_replaced(helper, run, netns):
+    async def scenario():
+        first = await helper.attach(netns.fd, None, FLEETING)
+        os.kill(helper._pid, signal.SIGKILL)
+        give_up_at = time.monotonic() + 10
+        while helper._alive:
+            assert time.monotonic() < give_up_at
+            await asyncio.sleep(0.001)
+        second = await helper.attach(netns.fd, None, InterfacePlan(name="second", mac=MAC))
+        return first, second
+
+    first, second = run(scenario())
+    assert netns.interfaces() == ["lo", "eth0", "second"]
+    os.close(first.fd)
+    let_go(second.fd)
+
+
+def test_requests_under_way_are_refused_when_the_helper_is_killed(run, netns, monkeypatch):
+    helper = patched(monkeypatch, attach=hang)
+
+    async def scenario():
+        tasks = [asyncio.create_task(helper.attach(netns.fd, None, PLAN)) for _ in range(6)]
+        await asyncio.sleep(0.05)
+        os.kill(helper._pid, signal.SIGKILL)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    results = run(scenario())
+    refused = [result for result in results if isinstance(result, Refused)]
+    assert len(refused) >= enter.AT_ONCE
+    assert "the attach helper" in str(refused[0])
+    for result in results:
+        if not isinstance(result, Refused):
+            let_go(result.fd)
+    helper.close()
+
+
+def test_signals_for_the_whole_group_do_not_end_it(helper, run, netns):
+    eventually(lambda: len(process_ids(helper)) > 1, "the keeper works")
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        for pid in process_ids(helper):
+            os.kill(pid, number)
+    pid = helper._pid
+    os.close(run(helper.attach(netns.fd, None, FLEETING)).fd)
+    assert helper._pid == pid
+
+
+def test_closing_ends_it_and_refuses_what_comes_later(run, netns):
+    helper = AttachHelper.fork()
+    os.close(run(helper.attach(netns.fd, None, FLEETING)).fd)
+    pids = process_ids(helper)
+    helper.close()
+    helper.close()
+    eventually(lambda: all(map(ended, pids)), "all its processes have ended")
+    with pytest.raises(Refused, match="the switch is ending"):
+        run(helper.attach(netns.fd, None, PLAN))
+
+
+def switch_that_is_killed():
+    """The process ids of a helper whose switch ends without a word."""
+    pipe = os.pipe()
+    switch = os.fork()
+    if switch == 0:
+        helper = AttachHelper.fork()
+        eventually(lambda: len(process_ids(helper)) > 1, "the keeper works")
+        os.write(pipe[1], json.dumps(process_ids(helper)).encode())
+        signal.pause()
+    pids = json.loads(os.read(pipe[0], 1000))
+    os.kill(switch, signal.SIGKILL)
+    os.waitpid(switch, 0)
+    return pids
+
+
+def test_it_ends_with_its_switch():
+    pids = elsewhere(switch_that_is_killed)
+    eventually(lambda: all(map(ended, pids)), "keeper and workers have ended")
+
+
+def test_requests_that_find_the_channel_full_wait(helper, run, netns, monkeypatch):
+    monkeypatch.setattr(enter, "AT_ONCE", 64)
+    helper._places = asyncio.Semaphore(64)
+    helper._channel.setsockopt(1, 7, 1)  # SOL_SOCKET, SO_SNDBUF: the least the kernel grants, a few messages
+    eventually(lambda: len(process_ids(helper)) > 1, "the keeper works")
+    os.kill(helper._pid, signal.SIGSTOP)
+
+    async def crowd():
+        tasks = [asyncio.create_task(helper.attach(netns.fd, None, FLEETING)) for _ in range(64)]
+        await asyncio.sleep(0.05)
+        os.kill(helper._pid, signal.SIGCONT)
+        return await asyncio.gather(*tasks)
+
+    taps = run(crowd())
+    assert len({tap.name for tap in taps}) == 64
+    for tap in taps:
+        os.close(tap.fd)
+
+
+def test_not_permitted_is_a_refusal_of_its_own():
+    assert issubclass(NotPermitted, Refused)

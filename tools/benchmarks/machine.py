@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine a run is made on: what it must have, and what the header says about it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+
+# program → what installs it on Debian and Ubuntu
+PACKAGES = {
+    "ip": "iproute2",
+    "iperf3": "iperf3",
+    "gcc": "gcc libc6-dev",
+    "ovs-vswitchd": "openvswitch-switch",
+    "vde_switch": "vde2",
+    "vde_plug2tap": "vde2",
+}
+
+
+class Refused(Exception):
+    """A run that cannot be made: one line that says what is missing and what would be right."""
+
+
+def require_root(who: str, effective_uid: int | None = None) -> None:
+    """Namespaces, TAPs and another process's CPU time need root."""
+    if (os.geteuid() if effective_uid is None else effective_uid) != 0:
+        raise Refused(f"{who}: needs root, because it makes network namespaces and TAP devices: sudo {who} …")
+
+
+def require_programs(*names: str) -> None:
+    """Refuses with the apt line if any is not installed."""
+    missing = [name for name in names if shutil.which(name) is None]
+    if missing:
+        packages = " ".join(sorted({PACKAGES.get(name, name) for name in missing}))
+        raise Refused(f"tools/bench: {', '.join(missing)} not found: apt-get install {packages}")
+
+
+def cpu_model() -> str:
+    """As /proc/cpuinfo names it; the architecture where it doesn't (arm64)."""
+    with open("/proc/cpuinfo") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def first_line(*argv: str) -> str | None:
+    """The first line a program prints about itself; None if it isn't there."""
+    if shutil.which(argv[0]) is None:
+        return None
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    said = (done.stdout + done.stderr).strip()
+    return " ".join(said.splitlines()[0].split()) if said else None
+
+
+def describe() -> dict:
+    """Everything about the machine that a figure depends on."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "cpu": cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "iperf3": first_line("iperf3", "--version"),
+        "gcc": first_line("gcc", "--version"),
+        "load_before": os.getloadavg()[0],
+    }

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vswitch capture`: the switch writes pcapng into a file or pipe of ours."""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from vswitch.cli.attach import sent_ahead
+from vswitch.cli.options import client_command, repeated
+from vswitch.cli.refusals import as_client_errors
+from vswitch.control.api.client import Client, ClientError
+
+SNAPLEN = 262144
+
+
+@client_command("capture")
+@repeated("--network", "networks", metavar="N", help="Only this network's ports; repeatable.")
+@repeated("--container", "containers", metavar="C", help="Only this container's ports; repeatable.")
+@click.option("-w", "--write", "target", metavar="FILE|-", help="Where to: a file, or - for stdout.")
+@click.option("--snaplen", type=click.IntRange(14, SNAPLEN), default=SNAPLEN, show_default=True, metavar="N",
+              help="Keep the first N bytes of each frame.")
+def capture_command(
+    client: Client, networks: tuple[str, ...], containers: tuple[str, ...], target: str | None, snaplen: int
+) -> None:
+    """Write every frame as pcapng until ctrl-C or SIGTERM.
+
+    To look at it live: vswitch capture -w - | wireshark -k -i -
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with as_client_errors():
+        fd = _open(target)
+        spec = {"networks": networks, "containers": containers, "snaplen": snaplen, "token": sent_ahead(client, [fd])}
+        os.close(fd)
+        last = _follow(client, spec)
+    if last is not None:
+        lost = f", {last['dropped']} lost" if last["dropped"] else ""
+        print(f"{last['written']} records{lost}", file=sys.stderr)
+
+
+def _open(target: str | None) -> int:
+    """A descriptor of our own for the file, or for stdout where that is no terminal."""
+    if target is None and sys.stdout.isatty():
+        raise click.UsageError("say where to: -w FILE, or -w - into a pipe")
+    if target in (None, "-"):
+        if sys.stdout.isatty():
+            raise click.UsageError("pcapng is nothing for a terminal: -w FILE, or pipe it into a program")
+        return os.dup(sys.stdout.fileno())
+    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+
+def _follow(client: Client, spec: dict[str, Any]) -> dict[str, Any] | None:
+    """Until the capture ends or ctrl-C, then the last report."""
+    report = None
+    try:
+        for report in client.lines("POST", "/v1/captures", spec):
+            pass
+    except KeyboardInterrupt:
+        if report is not None:
+            try:
+                report = client.delete(f"/v1/captures/{report['id']}")
+            except ClientError:
+                pass  # it ended by itself in this very moment
+    return report

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vswitch ps`, `inspect`, `stop`, `rm`, `logs`: containers that are there already."""
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from vswitch.cli.each import each, each_named
+from vswitch.cli.options import as_json, client_command
+from vswitch.cli.output import ago, emit_json, emit_table, short
+from vswitch.control.api.client import Client, segment
+
+COMMAND_WIDTH = 24
+STOP_TIMEOUT_S = 10.0
+
+
+@client_command("ps")
+@click.option("-a", "--all", "everything", is_flag=True, help="Stopped ones too.")
+@as_json
+@click.option("-q", "--quiet", is_flag=True, help="Ids only.")
+def ps_command(client: Client, everything: bool, as_json: bool, quiet: bool) -> None:
+    """List containers."""
+    containers = client.get("/v1/containers", all=1 if everything else None)
+    if as_json:
+        emit_json(containers)
+    elif quiet:
+        for container in containers:
+            print(short(container["id"]))
+    else:
+        headings = ("CONTAINER ID", "COMMAND", "CREATED", "STATUS", "NETWORKS", "ADDRESSES", "NAME")
+        emit_table(headings, map(_row, containers))
+        _say_remedies(containers)
+
+
+def _row(container: dict[str, Any]) -> tuple[Any, ...]:
+    networks = container["networks"]
+    addresses = [address.partition("/")[0] for n in networks for address in (n["ipv4"], n["ipv6"]) if address]
+    return (
+        short(container["id"]), _what_runs(container), ago(container["created"]), _status(container),
+        [n["name"] for n in networks], addresses, container["name"],
+    )
+
+
+def _what_runs(container: dict[str, Any]) -> str:
+    """The command in quotes, as Docker shows it; for a namespace of others its pid or path."""
+    if container["command"]:
+        text = " ".join(container["command"])
+        return f'"{text[:COMMAND_WIDTH - 1]}…"' if len(text) > COMMAND_WIDTH else f'"{text}"'
+    return f"pid {container['pid']}" if container["pid"] else container["netns"] or "-"
+
+
+def _status(container: dict[str, Any]) -> str:
+    if container["state"] == "exited" and container["exit_code"] is not None:
+        return f"exited ({container['exit_code']})"
+    return container["state"]
+
+
+def _say_remedies(containers: list[dict[str, Any]]) -> None:
+    for container in containers:
+        if container["remedy"]:
+            print(f"vswitch: {container['name']} is {container['state']}: {container['remedy']}", file=sys.stderr)
+
+
+@client_command("inspect")
+@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@as_json
+def inspect_command(client: Client, names: tuple[str, ...], as_json: bool) -> int:
+    """Show containers in full, as a JSON list."""
+    containers, status = each(names, lambda name: client.get(f"/v1/containers/{segment(name)}"))
+    emit_json(containers)
+    return status
+
+
+@client_command("stop")
+@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@click.option("-t", "--time", "timeout_s", type=click.FloatRange(0, 3600), default=STOP_TIMEOUT_S, show_default=True,
+              metavar="S", help="Seconds between SIGTERM and SIGKILL.")
+def stop_command(client: Client, names: tuple[str, ...], timeout_s: float) -> int:
+    """Stop containers; each keeps its name and addresses until it is removed."""
+    return each_named(names, lambda name: client.request(
+        "POST", f"/v1/containers/{segment(name)}/stop", {"timeout": timeout_s}, {}, wait_s=timeout_s))
+
+
+@client_command("rm")
+@click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
+@click.option("-f", "--force", is_flag=True, help="Running ones too.")
+def rm_command(client: Client, names: tuple[str, ...], force: bool) -> int:
+    """Remove containers; names and addresses become free."""
+    query = {"force": 1 if force else None}
+    return each_named(names, lambda name: client.delete(f"/v1/containers/{segment(name)}", **query))
+
+
+@client_command("logs")
+@click.argument("name", metavar="CONTAINER")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
+def logs_command(client: Client, name: str, follow: bool) -> None:
+    """What a detached container wrote."""
+    for piece in client.stream("GET", f"/v1/containers/{segment(name)}/logs", follow=1 if follow else None):
+        sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vswitch events`: what happens in the switch, as it happens."""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vswitch.cli.options import as_json, client_command
+from vswitch.cli.output import printable, short
+from vswitch.control.api.client import Client
+
+
+@client_command("events")
+@as_json
+def events_command(client: Client, as_json: bool) -> None:
+    """Show events until ctrl-C; with --json one document per line."""
+    for event in client.lines("GET", "/v1/events"):
+        print(json.dumps(event, ensure_ascii=False) if as_json else _line(event), flush=True)
+
+
+def _line(event: dict[str, Any]) -> str:
+    """`2026-01-02T03:04:05Z container running 0123456789ab web (network=blue)`"""
+    words = [event["time"], event["type"], event["action"], short(event.get("id") or ""), event.get("name") or ""]
+    attributes = ", ".join(f"{name}={value}" for name, value in (event.get("attributes") or {}).items())
+    return printable(" ".join(word for word in [*words, f"({attributes})" if attributes else ""] if word))

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words that several commands take, and how they are read."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from vswitch.control.api.client import Client
+
+ATTACHMENT_KEYS = {"ip": "ip", "ip6": "ip6", "mac-address": "mac_address"}
+
+
+def client_command(*names: Any, **settings: Any) -> Callable:
+    """A command that talks to a switch: takes --socket and gets a `client` as its first argument."""
+
+    def decorate(function: Callable) -> click.Command:
+        def invoke(*arguments: Any, socket: str | None, **options: Any) -> Any:
+            path = socket or click.get_current_context().find_object(str)
+            return function(Client(path), *arguments, **options)
+
+        invoke.__doc__ = function.__doc__
+        invoke.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        with_socket = click.option("--socket", metavar="PATH", help="The switch's socket (or VSWITCH_SOCKET).")(invoke)
+        return click.command(*names, **settings)(with_socket)
+
+    return decorate
+
+
+def as_json(function: Callable) -> Callable:
+    return click.option("--json", "as_json", is_flag=True, help="One JSON document.")(function)
+
+
+def repeated(*names: str, **settings: Any) -> Callable:
+    """An option that may be given several times."""
+    return click.option(*names, multiple=True, **settings)
+
+
+def attachment_options(function: Callable) -> Callable:
+    """What says which networks are joined, and how."""
+    for option in reversed((
+        repeated("--network", "networks", metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N…]",
+                 help="Join this network instead of the default one; repeatable."),
+        click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network."),
+        click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network."),
+        click.option("--mac-address", metavar="MAC", help="MAC address on the network."),
+        repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable."),
+    )):
+        function = option(function)
+    return function
+
+
+def attachments(
+    networks: Iterable[str], ip: str | None, ip6: str | None, mac_address: str | None, aliases: Iterable[str]
+) -> list[dict[str, Any]]:
+    """The attachments that `attachment_options` describe; --ip and the like belong to the only network there is."""
+    joined = [_attachment(text) for text in networks] or [{"network": "default", "aliases": []}]
+    single = {"ip": ip, "ip6": ip6, "mac_address": mac_address}
+    given = [name for name, value in single.items() if value is not None] + (["alias"] if aliases else [])
+    if given and len(joined) > 1:
+        option = given[0].replace("_", "-")
+        raise click.UsageError(f"--{option} with several networks: say which one with --network NET,{option}=…")
+    for name, value in single.items():
+        if value is not None:
+            if joined[0].get(name) is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} is given twice for network {joined[0]['network']}")
+            joined[0][name] = value
+    joined[0]["aliases"].extend(aliases)
+    return joined
+
+
+def _attachment(text: str) -> dict[str, Any]:
+    """`NET[,ip=A,ip6=A,mac-address=M,alias=N…]`, or with `name=NET` anywhere in it, as Docker takes it."""
+    first, *rest = text.split(",")
+    words = [first if "=" in first else f"name={first}", *rest]
+    attachment: dict[str, Any] = {"aliases": []}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not value:
+            raise click.UsageError(f"--network {text}: {word!r} should be KEY=VALUE")
+        if key == "alias":
+            attachment["aliases"].append(value)
+            continue
+        field = "network" if key == "name" else ATTACHMENT_KEYS.get(key)
+        if field is None:
+            raise click.UsageError(f"--network {text}: {key!r} is none of name, {', '.join(ATTACHMENT_KEYS)}, alias")
+        if field in attachment:
+            raise click.UsageError(f"--network {text}: {key} is given twice")
+        attachment[field] = value
+    if "network" not in attachment:
+        raise click.UsageError(f"--network {text}: names no network")
+    return attachment
+
+
+def pairs(option: str, words: Iterable[str]) -> dict[str, str]:
+    """`K=V…` as a dict; a bare K is K with an empty value, as labels are in Docker."""
+    result = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key:
+            raise click.UsageError(f"{option} {word!r}: should be KEY=VALUE")
+        result[key] = value
+    return result
+
+
+def strict_pairs(option: str, words: Iterable[str], shape: str) -> dict[str, str]:
+    """`K=V…` as a dict, both of them there and no key twice."""
+    result: dict[str, str] = {}
+    for word in words:
+        key, _, value = word.partition("=")
+        if not key or not value:
+            raise click.UsageError(f"{option} {word!r}: should be {shape}")
+        if key in result:
+            raise click.UsageError(f"{option} {word!r}: {key} is given twice")
+        result[key] = value
+    return result
+
+
+def environment(words: Iterable[str]) -> dict[str, str]:
+    """`-e K=V…` as a dict; a bare K is taken from our own environment, and left out where it is not set there."""
+    result = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not key:
+            raise click.UsageError(f"-e {word!r}: should be KEY=VALUE")
+        if equals:
+            result[key] = value
+        elif key in os.environ:
+            result[key] = os.environ[key]
+    return result

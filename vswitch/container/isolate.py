@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""New namespaces for a container, and what to say where the system forbids them.
+
+With CAP_SYS_ADMIN: network, mount, UTS and PID namespaces. Without: a user namespace first, in which the
+caller's own uid and gid are 0 and nothing else exists (user_namespaces(7): such a map needs no privilege once
+setgroups is denied). Four settings of a machine can forbid that, each with its own remedy; `why_forbidden` is
+pure, so that tests see all of them.
+"""
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+
+from vswitch.container import _linux, capabilities
+from vswitch.control.model import Refused
+
+MAX_USER_NAMESPACES = "/proc/sys/user/max_user_namespaces"
+UNPRIVILEGED_CLONE = "/proc/sys/kernel/unprivileged_userns_clone"
+APPARMOR_RESTRICTS = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
+TUN_DEVICE = "/dev/net/tun"
+
+
+def isolate() -> None:
+    """Leave the caller's namespaces; the next child is PID 1 of the new ones. Refused with the remedy."""
+    if not capabilities.held(capabilities.NUMBERS["SYS_ADMIN"]):
+        _new_user_namespace()
+    try:
+        _linux.unshare(_linux.CLONE_NEWNET | _linux.CLONE_NEWNS | _linux.CLONE_NEWUTS | _linux.CLONE_NEWPID)
+    except OSError as error:
+        raise Refused(why_forbidden(error.errno, _read), 403) from error
+
+
+def _new_user_namespace() -> None:
+    """Become root of a user namespace that knows nobody but us."""
+    uid, gid = os.geteuid(), os.getegid()
+    try:
+        _linux.unshare(_linux.CLONE_NEWUSER)
+        _write("/proc/self/setgroups", "deny")
+        _write("/proc/self/uid_map", f"0 {uid} 1")
+        _write("/proc/self/gid_map", f"0 {gid} 1")
+    except OSError as error:
+        raise Refused(why_forbidden(error.errno, _read), 403) from error
+
+
+def why_forbidden(code: int, read: Callable[[str], str]) -> str:
+    """One line for the errno of a refused unshare or uid_map; `read` gives a setting's text, if any."""
+    if read(APPARMOR_RESTRICTS) == "1" and code in (errno.EPERM, errno.EACCES):
+        return (
+            "AppArmor forbids user namespaces to ordinary users: "
+            "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0 (or run this as root)"
+        )
+    if read(MAX_USER_NAMESPACES) == "0":
+        return (
+            "user namespaces are switched off (user.max_user_namespaces = 0): "
+            "sudo sysctl -w user.max_user_namespaces=15000 (or run this as root)"
+        )
+    if read(UNPRIVILEGED_CLONE) == "0":
+        return (
+            "user namespaces are switched off for ordinary users (kernel.unprivileged_userns_clone = 0): "
+            "sudo sysctl -w kernel.unprivileged_userns_clone=1 (or run this as root)"
+        )
+    if code in (errno.ENOSPC, errno.EUSERS):
+        return "too many namespaces exist: end some containers, or raise /proc/sys/user/max_*_namespaces"
+    if code in (errno.EPERM, errno.EACCES):
+        return "a seccomp filter, chroot or container around us forbids namespaces: run this outside of it"
+    if code in (errno.EINVAL, errno.ENOSYS):
+        return "this kernel lacks user, network, mount, UTS or PID namespaces: containers need them"
+    return f"the namespaces of a container cannot be made: {os.strerror(code)}"
+
+
+def check_tun(path: str = TUN_DEVICE) -> None:
+    """Refused, with the remedy, where TAP devices cannot be opened by us."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise Refused(why_no_tun(error.errno, path), 403) from error
+
+
+def why_no_tun(code: int, path: str = TUN_DEVICE) -> str:
+    """One line for the errno of opening the TUN device."""
+    if code == errno.EACCES:
+        return f"{path} is closed to uid {os.geteuid()}: sudo chmod 0666 {path} (or run this as root)"
+    if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return f"there is no {path}: sudo modprobe tun (in a container: start it with --device {path})"
+    if code == errno.EPERM:
+        return f"a device policy forbids {path}: start the surrounding container with --device {path}"
+    return f"{path} cannot be opened: {os.strerror(code)}"
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path) as setting:
+            return setting.read().strip()
+    except OSError:
+        return ""
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A container: how a wish becomes a record, every part of it checked; and the files under /etc that go with it.
+
+Nothing here awaits or touches the kernel. What the client will do itself in its own rights (command,
+environment, working folder, capabilities) is kept as it came.
+"""
+from __future__ import annotations
+
+import os
+import re
+from random import Random
+
+from msgspec.structs import replace
+
+from vswitch.container.files import ResolvConf, hosts, parse_extra_host, resolv_conf
+from vswitch.container.files import hostname as hostname_text
+from vswitch.container.namespaces import pid_ended, pid_started
+from vswitch.control.inventory import Container, Inventory
+from vswitch.control.model import ContainerFiles, ContainerSpec, NamespaceOrigin, Refused
+from vswitch.control.names import SHORT_ID_LENGTH, check_hostname, check_name, invented_name, new_id
+from vswitch.control.records import ContainerRecord
+from vswitch.control.subnets import parse_address
+
+PRINTABLE_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
+LISTS_LIMIT = 256  # entries of --dns, --add-host and the like: resolvers read far fewer
+
+
+def plan_container(
+    spec: ContainerSpec, origin: NamespaceOrigin, inventory: Inventory, limit: int, *, now: float, random: Random
+) -> ContainerRecord:
+    """The container that `spec` becomes, still without endpoints. Refused if it cannot be."""
+    if len(inventory.containers) >= limit:
+        raise Refused(f"the switch has {limit} containers, its limit: remove one (vswitch ps -a lists them)", 507)
+    if spec.name is not None:
+        check_name(spec.name, "container")
+    if spec.command is not None and not spec.command:
+        raise Refused("there is no command to run: give one after --")
+    if spec.hostname is not None:
+        check_hostname(spec.hostname)
+    check_resolver_settings(spec)
+    identity = new_id(random)
+    return ContainerRecord(
+        id=identity,
+        name=spec.name or invented_name(random, inventory.container_ids),
+        hostname=spec.hostname or identity[:SHORT_ID_LENGTH],
+        spec=spec,
+        origin=origin,
+        state="starting",
+        endpoints=[],
+        created_at=now,
+    )
+
+
+def check_resolver_settings(spec: ContainerSpec) -> None:
+    """Refused unless --dns, --dns-search, --dns-option and --add-host can stand in resolv.conf and hosts."""
+    for server in spec.dns:
+        parse_address(server, "--dns")
+    for option, words in (("--dns-search", spec.dns_search), ("--dns-option", spec.dns_options)):
+        for word in words:
+            if not PRINTABLE_WORD.fullmatch(word):
+                raise Refused(f"{option} {word[:80]!r} is invalid: one word without spaces")
+    for extra in spec.extra_hosts:
+        parse_extra_host(extra, gateway="192.0.2.1")
+    for what, entries in (("--dns", spec.dns), ("--dns-search", spec.dns_search), ("--add-host", spec.extra_hosts)):
+        if len(entries) > LISTS_LIMIT:
+            raise Refused(f"{len(entries)} times {what} is too often: at most {LISTS_LIMIT}")
+
+
+def identified(origin: NamespaceOrigin, netns_fd: int) -> NamespaceOrigin:
+    """`origin` with what the kernel says about the namespace. Refused if the client says otherwise, or sent our own."""
+    status = os.fstat(netns_fd)
+    claimed, actual = (origin.device, origin.inode), (status.st_dev, status.st_ino)
+    if claimed not in ((0, 0), actual):
+        raise Refused("the descriptor is of another namespace than the origin says: attach again", 409)
+    own = os.stat("/proc/self/ns/net")
+    if actual == (own.st_dev, own.st_ino):
+        raise Refused("that is the network namespace of the switch itself: give the container one of its own", 409)
+    return replace(origin, device=actual[0], inode=actual[1])
+
+
+def open_process(origin: NamespaceOrigin) -> int | None:
+    """A pidfd of the very process the origin names; None if it names none, or that one has ended."""
+    if origin.pid is None:
+        return None
+    try:
+        pidfd = os.pidfd_open(origin.pid)
+    except OSError:
+        return None
+    if origin.pid_started not in (None, pid_started(origin.pid)) or pid_ended(pidfd):
+        os.close(pidfd)
+        return None
+    return pidfd
+
+
+def restart_spec(container: Container) -> ContainerSpec:
+    """What a client needs to start a container again: its spec, with the names that were made up for it."""
+    record = container.record
+    return replace(record.spec, name=record.name, hostname=record.hostname)
+
+
+def container_files(container: Container, inventory: Inventory, resolvers: ResolvConf) -> ContainerFiles:
+    """resolv.conf from --dns and friends, else the host's own; hosts with the container's addresses and --add-host."""
+    record, spec = container.record, container.record.spec
+    addresses = [a for endpoint in record.endpoints for a in (endpoint.ipv4, endpoint.ipv6) if a is not None]
+    first = record.endpoints[0]
+    gateway = inventory.networks[first.network].gateway_for(first.ipv4)
+    return ContainerFiles(
+        resolv_conf=resolv_conf(
+            spec.dns or resolvers.nameservers, spec.dns_search or resolvers.search, spec.dns_options or resolvers.options
+        ),
+        hosts=hosts(
+            record.hostname,
+            name=record.name,
+            addresses=addresses,
+            extra_hosts=[parse_extra_host(extra, gateway) for extra in spec.extra_hosts],
+            ipv6=any(endpoint.ipv6 for endpoint in record.endpoints),
+        ),
+        hostname=hostname_text(record.hostname),
+    )

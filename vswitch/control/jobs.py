@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A change to the switch runs in a task of its own, and ends in one of two ways: done, or undone.
+
+Whoever asked may go away at any moment (a client's connection breaks). Then no step is torn in the middle,
+since the kernel would be left with half of it; instead the work asks `job.go_on()` between its steps, and
+that raises `Abandoned`, which unwinds what was done so far like any other failure. At the switch's end new
+work is refused and work under way is waited for.
+"""
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from vswitch.control.model import Refused
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+EXHAUSTED = {
+    errno.EMFILE: "the switch has no file descriptor left: raise LimitNOFILE or ulimit -n",
+    errno.ENFILE: "the machine has no file descriptor left: raise fs.file-max",
+    errno.ENOMEM: "the machine is out of memory",
+    errno.ENOSPC: "the disk is full: free some space",
+}
+
+
+class Abandoned(Exception):
+    """Whoever asked for the change has gone away."""
+
+
+class Job:
+    """One change under way."""
+
+    def __init__(self) -> None:
+        self.abandoned = False
+
+    def go_on(self) -> None:
+        """To be called between steps: raises Abandoned if nobody waits for the result any more."""
+        if self.abandoned:
+            raise Abandoned
+
+
+class Jobs:
+    """All changes under way."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task] = set()
+        self._closed = False
+
+    async def run(self, work: Callable[[Job], Awaitable[T]]) -> T:
+        """The result of `work`, or its Refused; what the operating system refused becomes a Refused too."""
+        self.refuse_when_closed()
+        job = Job()
+        task = asyncio.ensure_future(_refusing(work, job))
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            job.abandoned = True
+            raise
+
+    def refuse_when_closed(self) -> None:
+        """Refused once the switch is ending."""
+        if self._closed:
+            raise Refused("the switch is ending: nothing can be changed any more", 500)
+
+    def start(self, work: Callable[[Job], Awaitable[None]]) -> None:
+        """Run `work` with nobody waiting for it, such as the answer to a namespace's end."""
+        task = asyncio.ensure_future(_refusing(work, Job()))
+        self._tasks.add(task)
+        task.add_done_callback(self._done_unheard)
+
+    async def close(self) -> None:
+        """Take no more work and wait for what is under way."""
+        self._closed = True
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Wait until no work is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _done(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # has been seen: an abandoned job's failure is nobody's news
+
+    def _done_unheard(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            expected = isinstance(problem, Refused)
+            log.log(logging.WARNING if expected else logging.ERROR, "%s", problem, exc_info=None if expected else problem)
+
+
+async def _refusing(work: Callable[[Job], Awaitable[T]], job: Job) -> T:
+    try:
+        return await work(job)
+    except OSError as problem:
+        explanation = EXHAUSTED.get(problem.errno or 0)
+        log.warning("a change failed: %s", problem)
+        raise Refused(explanation or f"the system refused: {problem}", 507 if explanation else 500) from problem
+
+
+async def quietly(step: Awaitable[object], what: str) -> None:
+    """Do a step of an undoing: its failure is logged and must not keep the next steps from being done."""
+    try:
+        await step
+    except Exception as problem:
+        log.warning("%s: %s", what, problem, exc_info=None if isinstance(problem, (Refused, OSError)) else problem)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a detached container wrote, as its supervisor keeps it (container/log.py): PATH.1 with the older part, PATH with the newer.
+
+Supervisors write, the switch only reads, and removes both files with the container. Reading happens in
+threads, since a disk may hang.
+"""
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from typing import BinaryIO
+
+from vswitch.clock import Clock
+
+PIECE_BYTES = 64 * 1024
+FOLLOW_INTERVAL_S = 0.25  # a person who follows a log doesn't notice less
+
+
+def log_path(state_dir: str, identity: str) -> str:
+    """Where a container's supervisor writes."""
+    return os.path.join(state_dir, "logs", f"{identity}.log")
+
+
+def make_log_folder(state_dir: str) -> None:
+    """The folder of all logs, readable by its owner alone."""
+    os.makedirs(os.path.join(state_dir, "logs"), mode=0o700, exist_ok=True)
+
+
+def remove_logs(state_dir: str, identity: str) -> None:
+    """Both generations; what is not there or cannot be removed is left."""
+    for path in (log_path(state_dir, identity), log_path(state_dir, identity) + ".1"):
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+
+
+async def read_logs(path: str, clock: Clock, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """The older part, then the newer; then what is added, for as long as `goes_on()`."""
+    older = await asyncio.to_thread(_open, path + ".1")
+    if older is not None:
+        with older:
+            while piece := await asyncio.to_thread(older.read, PIECE_BYTES):
+                yield piece
+    current = await asyncio.to_thread(_open, path)
+    try:
+        while True:
+            last_round = not goes_on()  # asked first: what is written before the end is still read
+            while current is not None and (piece := await asyncio.to_thread(current.read, PIECE_BYTES)):
+                yield piece
+            if await asyncio.to_thread(_rotated, current, path):
+                if current is not None:
+                    current.close()
+                current = await asyncio.to_thread(_open, path)
+            elif last_round:
+                return
+            else:
+                await clock.sleep(FOLLOW_INTERVAL_S)
+    finally:
+        if current is not None:
+            current.close()
+
+
+def _open(path: str) -> BinaryIO | None:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError:
+        return None
+
+
+def _rotated(current: BinaryIO | None, path: str) -> bool:
+    """Whether another file is at `path` now."""
+    try:
+        return current is None or not os.path.samestat(os.fstat(current.fileno()), os.stat(path))
+    except OSError:
+        return False

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network: how a wish becomes a record, and what is known of it while the switch runs.
+
+`plan_network` is pure: everything it must not collide with is handed in. A `Network` holds its subnets'
+address pools, the MACs in use on it and who is on it; all reservations are made and given back without an
+await in between, so two requests at the same moment never get the same address.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from random import Random
+from typing import NamedTuple
+
+from vswitch.config import PoolsSettings
+from vswitch.control.ipam import AddressPool
+from vswitch.control.model import NetworkSpec, Refused, SubnetSpec
+from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name
+from vswitch.control.records import EndpointRecord, NetworkRecord
+from vswitch.control.subnets import (
+    Address,
+    Subnet,
+    SubnetPlan,
+    SubnetPool,
+    free_subnet,
+    overlapping,
+    parse_address,
+    plan_subnet,
+    random_local_subnet,
+)
+
+DEFAULT = "default"  # the network that a container joins without naming one
+SUBNETS_LIMIT = 64  # per network: each costs a gateway binding in the dataplane; nobody lays out more on one segment
+SMALLEST_MTU, LARGEST_MTU = 68, 65520  # RFC 791 §3.2; what a TAP carries
+SMALLEST_IPV6_MTU = 1280  # RFC 8200 §5
+MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")
+
+
+class Surroundings(NamedTuple):
+    """What a new network must fit in with."""
+
+    networks: Mapping[str, list[Subnet]]  # name → subnets
+    routes: list[Subnet]  # the host's; default routes are not among them
+    pools: PoolsSettings
+
+
+def plan_network(
+    asked: NetworkSpec, around: Surroundings, *, identity: str, created_at: float, random: Random
+) -> NetworkRecord:
+    """The network that `asked` becomes. Refused if it cannot be."""
+    check_name(asked.name, "network")
+    if asked.name in RESERVED_NETWORK_NAMES:
+        raise Refused(f"network name {asked.name} has a meaning of its own for --network: choose another")
+    mtu = _mtu(asked)
+    subnets = _wished_subnets(asked, around)
+    if not any(plan.subnet.version == 4 for plan in subnets):
+        subnets.append(_automatic(_free_ipv4(around)))
+    if asked.ipv6 and not any(plan.subnet.version == 6 for plan in subnets):
+        subnets.append(_automatic(_free_ipv6(around, random)))
+    return NetworkRecord(
+        id=identity,
+        name=asked.name,
+        asked=asked,
+        mtu=mtu,
+        subnets=[_as_spec(plan) for plan in subnets],
+        created_at=created_at,
+    )
+
+
+def _mtu(asked: NetworkSpec) -> int:
+    mtu = asked.mtu
+    for option, value in asked.options.items():
+        if option not in MTU_OPTIONS:
+            raise Refused(f"network option {option[:80]!r} is unknown; there are {', '.join(MTU_OPTIONS)}")
+        if not value.isascii() or not value.isdigit():
+            raise Refused(f"network option {option} must be a number, not {value[:40]!r}")
+        mtu = int(value[:9])
+    smallest = SMALLEST_IPV6_MTU if asked.ipv6 else SMALLEST_MTU
+    if not smallest <= mtu <= LARGEST_MTU:
+        raise Refused(f"MTU {mtu} is out of range: {smallest} to {LARGEST_MTU}{' with IPv6' if asked.ipv6 else ''}")
+    return mtu
+
+
+def _wished_subnets(asked: NetworkSpec, around: Surroundings) -> list[SubnetPlan]:
+    if len(asked.subnets) > SUBNETS_LIMIT:
+        raise Refused(f"{len(asked.subnets)} subnets are too many for one network: at most {SUBNETS_LIMIT}")
+    plans: list[SubnetPlan] = []
+    for spec in asked.subnets:
+        plan = plan_subnet(spec)
+        if plan.subnet.version == 6 and not asked.ipv6:
+            raise Refused(f"subnet {plan.subnet} is IPv6: ask for --ipv6 too")
+        if other := overlapping(plan.subnet, (earlier.subnet for earlier in plans)):
+            raise Refused(f"subnet {plan.subnet} overlaps {other}, which is given too")
+        for name, subnets in around.networks.items():
+            if other := overlapping(plan.subnet, subnets):
+                raise Refused(f"subnet {plan.subnet} overlaps {other} of network {name}: choose another", 409)
+        plans.append(plan)
+    return plans
+
+
+def _free_ipv4(around: Surroundings) -> Subnet:
+    pools = [SubnetPool(IPv4Network(pool.base), pool.size) for pool in around.pools.ipv4]
+    return _free(pools, around, "--subnet 10.1.0.0/24")
+
+
+def _free_ipv6(around: Surroundings, random: Random) -> Subnet:
+    if not around.pools.ipv6:
+        return random_local_subnet(random, _taken(around))
+    pools = [SubnetPool(IPv6Network(pool.base), pool.size) for pool in around.pools.ipv6]
+    return _free(pools, around, "--subnet fd00:1::/64")
+
+
+def _free(pools: list[SubnetPool], around: Surroundings, example: str) -> Subnet:
+    subnet = free_subnet(pools, _taken(around))
+    if subnet is None:
+        raise Refused(
+            f"no subnet of the address pools is free: name one ({example}), remove a network or extend [pools]", 507
+        )
+    return subnet
+
+
+def _taken(around: Surroundings) -> list[Subnet]:
+    return [*around.routes, *(subnet for subnets in around.networks.values() for subnet in subnets)]
+
+
+def _automatic(subnet: Subnet) -> SubnetPlan:
+    return SubnetPlan(subnet, subnet[1], None, {})
+
+
+def _as_spec(plan: SubnetPlan) -> SubnetSpec:
+    return SubnetSpec(
+        subnet=str(plan.subnet),
+        gateway=str(plan.gateway),
+        ip_range=None if plan.ip_range is None else str(plan.ip_range),
+        aux_addresses={name: str(address) for name, address in plan.aux_addresses.items()},
+    )
+
+
+class Network:
+    """A network while the switch runs; `index` is the dataplane's number for it."""
+
+    def __init__(self, record: NetworkRecord, index: int, last: Mapping[str, str]):
+        """`last` has, per subnet, the address that was handed out last before a restart."""
+        self.record = record
+        self.index = index
+        self.ready = False  # the dataplane knows it, and it is in the store
+        self.leaving = False
+        self.pools = [
+            AddressPool(plan_subnet(spec), parse_address(last[spec.subnet], "stored") if spec.subnet in last else None)
+            for spec in record.subnets
+        ]
+        self.endpoints: dict[str, EndpointRecord] = {}  # those of stopped containers too
+        self.gateway_mac = b"\x02\x42" + next(iter(self.gateways(4))).packed
+        self.macs: dict[bytes, str] = {self.gateway_mac: "the gateway"}
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @property
+    def subnets(self) -> list[Subnet]:
+        return [pool.plan.subnet for pool in self.pools]
+
+    def gateways(self, *versions: int) -> Iterable[Address]:
+        """The gateway's address in each subnet, of the given IP versions or of all."""
+        return [pool.plan.gateway for pool in self.pools if not versions or pool.plan.gateway.version in versions]
+
+    def pool_of(self, address: Address) -> AddressPool | None:
+        """The pool of the subnet that `address` lies in."""
+        return next((pool for pool in self.pools if address in pool.plan.subnet), None)
+
+    def allocate(self, version: int, holder: str) -> Address | None:
+        """The next free address of one IP version; None if the network has none. Refused with 507 if all are held."""
+        pools = [pool for pool in self.pools if pool.plan.subnet.version == version]
+        if not pools:
+            return None
+        return next((pool for pool in pools if not pool.full), pools[-1]).allocate(holder)
+
+    def reserve(self, address: Address, holder: str) -> None:
+        """Hold one particular address. Refused if it is outside or in use."""
+        pool = self.pool_of(address)
+        if pool is None:
+            raise Refused(f"address {address} is outside network {self.name} ({', '.join(map(str, self.subnets))})")
+        pool.reserve(address, holder)
+
+    def release(self, address: Address) -> None:
+        """Let nobody hold it."""
+        if (pool := self.pool_of(address)) is not None:
+            pool.release(address)
+
+    def with_prefix(self, address: str) -> str:
+        """`172.17.0.2/16` for an address of this network."""
+        pool = self.pool_of(ip_address(address))
+        return f"{address}/{pool.plan.subnet.prefixlen}" if pool is not None else address
+
+    def gateway_for(self, address: str | None) -> str | None:
+        """The gateway of the subnet that `address` lies in."""
+        pool = None if address is None else self.pool_of(ip_address(address))
+        return None if pool is None else str(pool.plan.gateway)
+
+    def cursors(self) -> dict[str, str]:
+        """What to hand in as `last` after a restart."""
+        return {str(pool.plan.subnet): str(pool.last) for pool in self.pools if pool.last is not None}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the store keeps: one JSON document per network and per container (DESIGN 10: desired state; the rest is rebuilt).
+
+A record holds what was decided, not only what was asked: addresses, MACs, interface names and subnets are
+chosen once and are the same after every restart. `before → after` of a container's state, and what a restart
+makes of it:
+
+    (nothing) → starting     attach has begun: nothing is there yet, or half of it. A restart undoes it.
+    starting → running       interfaces are up. A restart takes them back.
+    running → exited         a `run` container ended and is kept: name and addresses stay reserved. A restart keeps it so.
+    exited → starting        `start`. A restart undoes it, back to exited (`kept` says that there is something to go back to).
+    running → orphaned       its interfaces are beyond reach; `remedy` is the command that mends it. A restart tries again.
+    any → removing           its interfaces are being taken away. A restart takes away what is left and forgets it.
+"""
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from vswitch.control.model import ContainerSpec, NamespaceOrigin, NetworkSpec, State, SubnetSpec
+
+R = TypeVar("R", bound=Struct)
+
+
+class NetworkRecord(Struct, kw_only=True):
+    """A network: `asked` as the user wrote it, the rest as it was decided."""
+
+    id: str
+    name: str
+    asked: NetworkSpec
+    mtu: int
+    subnets: list[SubnetSpec]
+    created_at: float
+
+
+class EndpointRecord(Struct, kw_only=True):
+    """A container's attachment to a network. `ipv4` and `ipv6` are without prefix length; `network` is an id."""
+
+    id: str
+    network: str
+    interface: str
+    mac: str
+    ipv4: str | None
+    ipv6: str | None
+    aliases: list[str]
+
+
+class ContainerRecord(Struct, kw_only=True):
+    """A container; its first endpoint holds the default route."""
+
+    id: str
+    name: str
+    hostname: str
+    spec: ContainerSpec
+    origin: NamespaceOrigin
+    state: State
+    endpoints: list[EndpointRecord]
+    created_at: float
+    kept: bool = False
+    exit_code: int | None = None
+    remedy: str | None = None
+
+
+def encode(record: Struct) -> bytes:
+    """The document of a record."""
+    return msgspec.json.encode(record)
+
+
+def decode(kind: type[R], document: bytes) -> R:
+    """The record in a document; msgspec.ValidationError or DecodeError if it is none."""
+    return msgspec.json.decode(document, type=kind)

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In-memory twins of what the controller is handed (edges.py): a whole switch without the kernel, root or a real clock.
+
+    MemoryNamespaces   attach helper and TAPs: namespaces are whatever a descriptor is of (a file will do), interfaces are plans,
+                       ports are ends of socket pairs whose other ends `hosts` holds
+    MemoryDatapath     remembers what it was told, refuses what the real one refuses, forwards nothing
+    MemoryWatcher      notices the end of what `end_path` is told; processes are real and watched by pidfd
+    MemoryHost         routes and resolvers as set
+    MemoryKeeper       the service manager's descriptor store
+
+They are faithful where the controller can tell the difference, and no further. With MemoryNamespaces and the real
+datapath.plane.Datapath, frames sent into `hosts` are really switched.
+"""
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vswitch.container.files import ResolvConf
+from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.control.subnets import Subnet
+from vswitch.datapath.plane import FdbRow, NeighbourRow
+from vswitch.ports.inside import InterfaceGone, NamespaceGone
+from vswitch.ports.interface import InterfacePlan
+from vswitch.ports.memory import memory_pair
+from vswitch.ports.tap import Tap
+
+Identity = tuple[int, int]  # device and inode of a namespace
+
+
+class MemoryNamespaces:
+    """ports.enter.AttachHelper and the functions of ports.tap in one, since they speak of the same interfaces."""
+
+    def __init__(self) -> None:
+        self.interfaces: dict[Identity, dict[str, InterfacePlan]] = {}
+        self.hosts: dict[tuple[Identity, str], socket.socket] = {}
+        self.gone: set[Identity] = set()
+        self.forbidden: set[Identity] = set()
+        self._taps: dict[Identity, tuple[Identity, str]] = {}  # a descriptor's own identity → its interface
+
+    # ---- as the helper
+
+    async def attach(self, netns_fd: int, userns_fd: int | None, plan: InterfacePlan) -> Tap:
+        """A new interface; Refused if its name is taken."""
+        await asyncio.sleep(0)
+        namespace = self._enter(_identity(netns_fd))
+        there = self.interfaces.setdefault(namespace, {})
+        name = plan.name or next(name for n in range(len(there) + 1) if (name := f"eth{n}") not in there)
+        if name in there:
+            raise Refused(f"the namespace has an interface {name} already: choose another name or leave it out", 409)
+        there[name] = plan
+        return self._open(namespace, name)
+
+    async def reattach(self, origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
+        """An interface that is there already."""
+        await asyncio.sleep(0)
+        namespace = self._enter((origin.device, origin.inode))
+        if plan.name not in self.interfaces.get(namespace, {}):
+            raise InterfaceGone(plan.name or "")
+        return self._open(namespace, plan.name)
+
+    async def remove(
+        self, name: str, *, netns_fd: int | None = None, userns_fd: int | None = None,
+        origin: NamespaceOrigin | None = None,
+    ) -> None:
+        """Delete an interface; one that is gone already is fine."""
+        await asyncio.sleep(0)
+        identity = _identity(netns_fd) if netns_fd is not None else (origin.device, origin.inode)
+        if identity not in self.gone:
+            self.interfaces.get(self._enter(identity), {}).pop(name, None)
+
+    # ---- as ports.tap
+
+    def adopt_tap(self, fd: int) -> Tap:
+        """The interface of a descriptor that was kept."""
+        found = self._taps.get(_identity(fd))
+        if found is None or found[1] not in self.interfaces.get(found[0], {}):
+            raise Refused(f"descriptor {fd} is no TAP")
+        return Tap(fd, found[1], vnet_header=False, gso=0)
+
+    def release_tap(self, fd: int) -> None:
+        """The interface goes: whoever releases it closes the descriptor next."""
+        namespace, name = self._taps.pop(_identity(fd))
+        self.interfaces.get(namespace, {}).pop(name, None)
+        host = self.hosts.pop((namespace, name), None)
+        if host is not None:
+            host.close()
+
+    # ---- as the world outside
+
+    def end(self, origin: NamespaceOrigin) -> None:
+        """The namespace ends, with every interface in it."""
+        identity = (origin.device, origin.inode)
+        self.gone.add(identity)
+        self.interfaces.pop(identity, None)
+
+    def _enter(self, identity: Identity) -> Identity:
+        if identity in self.gone:
+            raise NamespaceGone("it has ended")
+        if identity in self.forbidden:
+            raise Refused("may not enter the network namespace: it belongs to uid 4711", 403)
+        return identity
+
+    def _open(self, namespace: Identity, name: str) -> Tap:
+        fd, host = memory_pair()
+        self._taps[_identity(fd)] = (namespace, name)
+        self.hosts[namespace, name] = host
+        return Tap(fd, name, vnet_header=False, gso=0)
+
+
+@dataclass
+class MemoryPort:
+    fd: int
+    network: int
+    kind: str
+    mac: bytes | None
+    guard: bool
+
+
+class MemoryDatapath:
+    """datapath.plane.Datapath without frames."""
+
+    def __init__(self) -> None:
+        self.networks: dict[int, dict[str, Any]] = {}
+        self.ports: dict[int, MemoryPort] = {}
+        self.bindings: dict[tuple[int, bytes], tuple[bytes, int | None]] = {}
+        self.injected: list[tuple[bytes, int, int | None, int | None]] = []  # frame, network, port, except_port
+        self.port_drops: dict[int, dict[str, int]] = {}
+        self.on_punt: Callable[[Any], None] = lambda punt: None
+        self.on_event: Callable[[Any], None] = lambda event: None
+
+    async def add_network(self, index: int, *, mtu: int, gateway_mac: bytes, dhcp: bool) -> None:
+        await asyncio.sleep(0)
+        if index in self.networks or not 0 <= index < 4096 or len(gateway_mac) != 6:
+            raise ValueError("index taken or out of range, or no valid MAC")
+        self.networks[index] = {"mtu": mtu, "gateway_mac": gateway_mac, "dhcp": dhcp}
+
+    async def remove_network(self, index: int) -> None:
+        await asyncio.sleep(0)
+        if any(port.network == index for port in self.ports.values()):
+            raise ValueError("the network still has ports")
+        del self.networks[index]
+
+    async def add_port(
+        self, index: int, fd: int, network: int, *, kind: str, vnet_header: bool, gso: int,
+        mac: bytes | None = None, guard: bool = True,
+    ) -> None:
+        await asyncio.sleep(0)
+        if index in self.ports or not 0 <= index < 65535 or network not in self.networks:
+            raise ValueError("port index taken or out of range, or no such network")
+        os.fstat(fd)  # a closed descriptor is an error here, not later
+        self.ports[index] = MemoryPort(fd, network, kind, mac, guard)
+
+    async def remove_port(self, index: int) -> None:
+        await asyncio.sleep(0)
+        os.fstat(self.ports.pop(index).fd)  # whoever closes a descriptor before its port is removed finds out here
+
+    async def add_neighbour(self, network: int, address: bytes, mac: bytes, port: int | None) -> None:
+        await asyncio.sleep(0)
+        if network not in self.networks or len(address) not in (4, 16) or len(mac) != 6:
+            raise ValueError("no such network, or no valid address or MAC")
+        self.bindings[network, address] = (mac, port)
+
+    async def remove_neighbour(self, network: int, address: bytes) -> None:
+        await asyncio.sleep(0)
+        if network not in self.networks:
+            raise ValueError("no such network")
+        self.bindings.pop((network, address), None)
+
+    async def fdb(self) -> list[FdbRow]:
+        await asyncio.sleep(0)
+        return [
+            FdbRow(port.network, index, port.mac, True, 0) for index, port in self.ports.items() if port.mac is not None
+        ]
+
+    async def neighbours(self) -> list[NeighbourRow]:
+        await asyncio.sleep(0)
+        return [NeighbourRow(network, port, addr, mac) for (network, addr), (mac, port) in self.bindings.items()]
+
+    def counters(self, index: int) -> dict[str, Any]:
+        counted = ("frames", "bytes", "segments", "wire_bytes")
+        zeros = {f"{direction}_{what}": 0 for direction in ("rx", "tx") for what in counted}
+        return {**zeros, "answered": 0, "punted": 0, "drops": dict(self.port_drops.get(index, {}))}
+
+    def network_drops(self, index: int) -> dict[str, int]:
+        totals: dict[str, int] = {}
+        for port, drops in self.port_drops.items():
+            if self.ports[port].network == index:
+                for reason, count in drops.items():
+                    totals[reason] = totals.get(reason, 0) + count
+        return totals
+
+    def totals(self) -> dict[str, int]:
+        sizes = {"ports": len(self.ports), "networks": len(self.networks), "fdb_entries": len(self.ports)}
+        capacities = {"port_capacity": 65535, "network_capacity": 4096, "fdb_capacity": 65536}
+        return {"wakeups": 0, **sizes, **capacities, "neighbours": len(self.bindings), "neighbour_capacity": 131072}
+
+    def inject(
+        self, frame: bytes, *, network: int, port: int | None = None, except_port: int | None = None
+    ) -> bool:
+        self.injected.append((frame, network, port, except_port))
+        return True
+
+
+@dataclass
+class MemoryWatch:
+    callback: Callable[[], None]
+    active: bool = True
+
+
+class MemoryWatcher:
+    """container.watch.NamespaceWatcher: pidfds by the event loop, paths by hand."""
+
+    def __init__(self) -> None:
+        self._pids: dict[int, tuple[MemoryWatch, int]] = {}
+        self._paths: dict[int, tuple[MemoryWatch, str]] = {}
+
+    @property
+    def watched(self) -> int:
+        """How much is watched now."""
+        return len(self._pids) + len(self._paths)
+
+    def watch_pid(self, pidfd: int, callback: Callable[[], None]) -> MemoryWatch:
+        watch, own = MemoryWatch(callback), os.dup(pidfd)
+        self._pids[id(watch)] = (watch, own)
+        asyncio.get_running_loop().add_reader(own, self._ended, watch)
+        return watch
+
+    def watch_path(self, path: str, inode: int, callback: Callable[[], None]) -> MemoryWatch:
+        watch = MemoryWatch(callback)
+        self._paths[id(watch)] = (watch, path)
+        return watch
+
+    def forget(self, watch: MemoryWatch | None) -> None:
+        if watch is None or not watch.active:
+            return
+        watch.active = False
+        self._paths.pop(id(watch), None)
+        if (found := self._pids.pop(id(watch), None)) is not None:
+            asyncio.get_running_loop().remove_reader(found[1])
+            os.close(found[1])
+
+    def end_path(self, path: str) -> None:
+        """What was at `path` is there no more."""
+        for watch, watched in list(self._paths.values()):
+            if watched == path:
+                self._ended(watch)
+
+    def close(self) -> None:
+        for watch, _ in [*self._pids.values(), *self._paths.values()]:
+            self.forget(watch)
+
+    def _ended(self, watch: MemoryWatch) -> None:
+        if watch.active:
+            self.forget(watch)
+            watch.callback()
+
+
+@dataclass
+class MemoryHost:
+    """A machine without routes, whose resolver is 192.0.2.53."""
+
+    subnets: list[Subnet] = field(default_factory=list)
+    resolvers: ResolvConf = field(default_factory=lambda: ResolvConf(["192.0.2.53"], ["example.org"], []))
+
+    def routes(self) -> list[Subnet]:
+        return self.subnets
+
+    def resolv_conf(self) -> ResolvConf:
+        return self.resolvers
+
+    def resident_bytes(self) -> int:
+        return 32 * 1024 * 1024
+
+
+class MemoryKeeper:
+    """daemon.notify.Notifier: duplicates by name."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, int] = {}
+
+    def store(self, name: str, fd: int) -> None:
+        self.forget(name)
+        self.kept[name] = os.dup(fd)
+
+    def forget(self, name: str) -> None:
+        if (fd := self.kept.pop(name, None)) is not None:
+            os.close(fd)
+
+    def hand_over(self) -> dict[str, int]:
+        """What a restarted switch is given: the duplicates are its own from now on."""
+        kept, self.kept = self.kept, {}
+        return kept
+
+
+def _identity(fd: int) -> Identity:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino

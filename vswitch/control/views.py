@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is, as a user is shown it. Pure: the inventory and rows of the dataplane in, views out."""
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
+from typing import Any, NamedTuple
+
+from vswitch.clock import rfc3339
+from vswitch.control.inventory import Container, Inventory, Port
+from vswitch.control.model import (
+    ContainerView,
+    DropView,
+    EndpointView,
+    FdbView,
+    LeaseView,
+    MemberView,
+    NeighbourView,
+    NetworkView,
+    PortView,
+    StatsView,
+    SubnetView,
+    TableView,
+)
+from vswitch.control.names import mac_text
+from vswitch.control.networks import Network
+from vswitch.control.records import EndpointRecord
+from vswitch.dhcp.table import Lease
+
+COUNTERS = tuple(
+    f"{direction}_{what}" for direction in ("rx", "tx") for what in ("frames", "bytes", "segments", "wire_bytes")
+)
+# The dataplane's totals that are tables: name → (size, capacity)
+TABLES = {
+    "ports": ("ports", "port_capacity"),
+    "networks": ("networks", "network_capacity"),
+    "fdb": ("fdb_entries", "fdb_capacity"),
+    "neighbours": ("neighbours", "neighbour_capacity"),
+}
+
+
+class Wanted(NamedTuple):
+    """Which rows to show: those of a network, of a container, of both, or all."""
+
+    network: Network | None = None
+    container: Container | None = None
+
+    def port(self, port: Port | None) -> bool:
+        """Whether a row of this port is wanted; a row of no port is no container's."""
+        if port is None:
+            return self.container is None
+        return self.network in (None, port.network) and self.container in (None, port.container)
+
+    def on(self, network: Network) -> bool:
+        return self.network in (None, network)
+
+
+def network_view(network: Network, inventory: Inventory) -> NetworkView:
+    record, asked = network.record, network.record.asked
+    return NetworkView(
+        name=record.name,
+        id=record.id,
+        driver=asked.driver,
+        internal=asked.internal,
+        ipv6=asked.ipv6,
+        mtu=record.mtu,
+        created=rfc3339(record.created_at),
+        subnets=[SubnetView(s.subnet, s.gateway, s.ip_range, dict(s.aux_addresses)) for s in record.subnets],
+        options=dict(asked.options),
+        labels=dict(asked.labels),
+        containers=[_member(container, endpoint, network) for container, endpoint in inventory.endpoints_of(network)],
+    )
+
+
+def _member(container: Container, endpoint: EndpointRecord, network: Network) -> MemberView:
+    return MemberView(
+        name=container.name,
+        id=container.record.id,
+        interface=endpoint.interface,
+        mac=endpoint.mac,
+        ipv4=_with_prefix(endpoint.ipv4, network),
+        ipv6=_with_prefix(endpoint.ipv6, network),
+        aliases=list(endpoint.aliases),
+    )
+
+
+def container_view(container: Container, inventory: Inventory) -> ContainerView:
+    record, origin = container.record, container.record.origin
+    netns = origin.path or (f"/proc/{origin.pid}/ns/net" if origin.pid is not None else None)
+    return ContainerView(
+        name=record.name,
+        id=record.id,
+        hostname=record.hostname,
+        netns=netns if container.live else None,
+        pid=origin.pid if container.live else None,
+        state=record.state,
+        created=rfc3339(record.created_at),
+        exit_code=record.exit_code,
+        command=record.spec.command,
+        remedy=record.remedy,
+        labels=dict(record.spec.labels),
+        networks=[_endpoint(endpoint, inventory.networks[endpoint.network]) for endpoint in record.endpoints],
+    )
+
+
+def _endpoint(endpoint: EndpointRecord, network: Network) -> EndpointView:
+    return EndpointView(
+        name=network.name,
+        interface=endpoint.interface,
+        mac=endpoint.mac,
+        ipv4=_with_prefix(endpoint.ipv4, network),
+        ipv6=_with_prefix(endpoint.ipv6, network),
+        gateway=network.gateway_for(endpoint.ipv4),
+        gateway6=network.gateway_for(endpoint.ipv6),
+        aliases=list(endpoint.aliases),
+    )
+
+
+def _with_prefix(address: str | None, network: Network) -> str | None:
+    return None if address is None else network.with_prefix(address)
+
+
+def fdb_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -> list[FdbView]:
+    """The dataplane's MAC table; rows of networks that went meanwhile are left out."""
+    networks = inventory.networks_by_index()
+    views = []
+    for row in rows:
+        network, port = networks.get(row.network), inventory.ports.get(row.port)
+        if network is None or not wanted.on(network) or not wanted.port(port):
+            continue
+        views.append(
+            FdbView(
+                network=network.name,
+                mac=mac_text(row.mac),
+                container=port and port.container.name,
+                interface=port and port.endpoint.interface,
+                port=row.port,
+                kind="static" if row.static else "dynamic",
+                age=None if row.static else float(row.age_s),
+            )
+        )
+    return sorted(views, key=lambda view: (view.network, view.mac))
+
+
+def neighbour_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -> list[NeighbourView]:
+    """The dataplane's bindings of addresses to MACs."""
+    networks = inventory.networks_by_index()
+    views = []
+    for row in rows:
+        network, port = networks.get(row.network), inventory.ports.get(row.port)
+        if network is None or not wanted.on(network) or not wanted.port(port):
+            continue
+        address = ip_address(row.address)
+        view = NeighbourView(
+            network=network.name,
+            address=str(address),
+            mac=mac_text(row.mac),
+            container=port and port.container.name,
+            interface=port and port.endpoint.interface,
+            kind="gateway" if row.port is None else "endpoint",
+        )
+        views.append(((network.name, address.version, address), view))
+    return [view for _, view in sorted(views, key=lambda pair: pair[0])]
+
+
+def lease_views(leases: Iterable[tuple[Network, Lease]], inventory: Inventory, wanted: Wanted) -> list[LeaseView]:
+    """DHCP leases; memories of ended ones included, offers too."""
+    holders = {e.id: container for container in inventory.containers.values() for e in container.record.endpoints}
+    views = []
+    for network, lease in leases:
+        container = holders.get(lease.port)
+        if not wanted.on(network) or wanted.container not in (None, container):
+            continue
+        view = LeaseView(
+            network=network.name,
+            address=str(lease.address),
+            mac=mac_text(lease.mac),
+            client_id=None if lease.client_id is None else lease.client_id.hex(":"),
+            hostname=lease.hostname,
+            container=container and container.name,
+            state=lease.state.value,
+            expires=None if lease.expires_at == math.inf else rfc3339(lease.expires_at),
+        )
+        views.append(((network.name, lease.address), view))
+    return [view for _, view in sorted(views, key=lambda pair: pair[0])]
+
+
+def port_view(port: Port, counters: Mapping[str, Any], more_drops: Mapping[str, int]) -> PortView:
+    """A port's counters, with the drops of the control plane's own services among them."""
+    drops = dict(counters["drops"])
+    for reason, count in more_drops.items():
+        drops[reason] = drops.get(reason, 0) + count
+    return PortView(
+        network=port.network.name,
+        container=port.container.name,
+        interface=port.endpoint.interface,
+        port=port.index,
+        drops=drops,
+        **{name: counters[name] for name in COUNTERS},
+    )
+
+
+def drop_views(ports: Iterable[PortView]) -> list[DropView]:
+    """One row per port and reason, the most frequent first."""
+    rows = [
+        DropView(port.network, port.container, port.interface, port.port, reason, count)
+        for port in ports
+        for reason, count in port.drops.items()
+    ]
+    return sorted(rows, key=lambda row: (-row.count, row.network, row.container, row.interface, row.reason))
+
+
+def stats_view(
+    ports: list[PortView], totals: Mapping[str, int], drops: Mapping[str, int], *,
+    now: float, uptime_s: float, resident_bytes: int,
+) -> StatsView:
+    """Everything that is counted; `totals` are the dataplane's, to which the sums over the shown ports are added."""
+    in_tables = {name for pair in TABLES.values() for name in pair}
+    sums = {name: sum(getattr(port, name) for port in ports) for name in COUNTERS}
+    others = {name: count for name, count in totals.items() if name not in in_tables and name != "wakeups"}
+    return StatsView(
+        time=rfc3339(now),
+        uptime=uptime_s,
+        resident_memory=resident_bytes,
+        wakeups=totals["wakeups"],
+        totals={**sums, **others},
+        drops=dict(drops),
+        tables={name: TableView(totals[size], totals[capacity]) for name, (size, capacity) in TABLES.items()},
+        ports=ports,
+    )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process that serves requests inside containers, one at a time, forked from the keeper.
+
+    idle at home ── request of the keeper ──→ inside the container ── answer to the switch ──→ home: idle
+                                                                                          └ no way back: ends
+
+It goes back into the network namespace it came from after each request. That fails, and is meant to, after it
+joined a user namespace, since there is no way out of one: such a worker has served its only request and ends.
+The same happens if going back fails for any other reason: nobody is ever served from within a stranger's
+namespace.
+"""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import traceback
+from typing import NoReturn
+
+from vswitch.container._linux import set_parent_death_signal
+from vswitch.control.model import Refused
+from vswitch.ports import inside, messages
+from vswitch.ports.messages import FAULTS, Answer, Attach, Parcel, Reattach, Remove, Request
+from vswitch.ports.tap import Tap
+
+HOME = b"home"
+
+
+def work(channel: socket.socket, link: socket.socket, keeper: int) -> NoReturn:
+    """The process's whole life: requests from `link`, answers to `channel`."""
+    status = 1
+    try:
+        set_parent_death_signal(signal.SIGKILL)
+        if os.getppid() == keeper:
+            _serve(channel, link)
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def _serve(channel: socket.socket, link: socket.socket) -> None:
+    """One request after the other, until the keeper closes the link or there is no way home."""
+    home = inside.here()
+    while True:
+        body, fds = messages.receive(link)
+        if not body:
+            return
+        _answer(channel, messages.decode_request(body), fds)
+        if not inside.return_to(home):
+            return
+        link.send(HOME)
+
+
+def _answer(channel: socket.socket, request: Request, fds: list[int]) -> None:
+    """Serve one request and send its answer; by then none of its descriptors is open here."""
+    answer, tap_fd = _perform(request, fds)
+    for fd in fds:
+        os.close(fd)
+    if tap_fd is not None:
+        socket.send_fds(channel, [messages.encode(Parcel(request.id))], [tap_fd])
+        os.close(tap_fd)
+    channel.send(messages.encode(answer))
+
+
+def _perform(request: Request, fds: list[int]) -> tuple[Answer, int | None]:
+    """The answer, and the TAP's descriptor if there is one; every failure is an answer too."""
+    try:
+        tap = _dispatch(request, fds)
+    except Refused as refusal:
+        fault = FAULTS.get(type(refusal), "other")
+        return Answer(request.id, fault=fault, message=str(refusal), status=refusal.status), None
+    except Exception as error:
+        traceback.print_exc()
+        return Answer(request.id, fault="other", message=f"the attach helper failed: {error}"), None
+    if tap is None:
+        return Answer(request.id), None
+    return Answer(request.id, tap.name, tap.vnet_header, tap.gso), tap.fd
+
+
+def _dispatch(request: Request, fds: list[int]) -> Tap | None:
+    """Do it."""
+    match request:
+        case Attach(plan=plan):
+            return inside.attach(*_namespaces(fds), plan)
+        case Reattach(origin=origin, plan=plan):
+            return inside.reattach(origin, plan)
+        case Remove(name=name, origin=None):
+            inside.remove(*_namespaces(fds), name)
+        case Remove(name=name, origin=origin):
+            inside.remove_at(origin, name)
+    return None
+
+
+def _namespaces(fds: list[int]) -> tuple[int, int | None]:
+    """(network namespace, its user namespace if it came along)."""
+    return fds[0], fds[1] if len(fds) > 1 else None
