@@ -305,9 +305,14 @@ cdef bint read_frame(Switch *sw, Port *port, Frame *frame) noexcept nogil:
 
 cdef void lose_port(Switch *sw, Port *port, int error) noexcept nogil:
     """The descriptor is dead: stop polling it and let control know."""
+    epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
+    give_up(sw, port, error)
+
+
+cdef void give_up(Switch *sw, Port *port, int error) noexcept nogil:
+    """The port takes no part any more: tells control."""
     cdef Event *event
     port.gone = 1
-    epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
     event = <Event *>ring_reserve(&sw.events, sizeof(Event))
     if event != NULL:
         event.kind = EVENT_PORT_GONE

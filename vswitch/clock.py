@@ -5,6 +5,7 @@ Two readings, never mixed: `wall_s` (Unix time) for what is stored and shown, si
 `monotonic_s` for measuring how long something took. Engines get neither: their shell reads the clock once and
 passes a number down.
 """
+
 from __future__ import annotations
 
 import asyncio

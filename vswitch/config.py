@@ -6,6 +6,7 @@ names the place (`switch.log_levl: no such key; did you mean log_level?`). No fi
 Each key says in its `Meta` whether SIGHUP applies it to the running switch (LIVE) or only a restart does
 (RESTART); `changes` compares two settings by that, and the daemon applies or reports what it returns.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -107,7 +108,7 @@ class Change(NamedTuple):
 
 
 def load(path: str, *, must_exist: bool) -> Settings:
-    """The settings in the file at `path`, every default where there is none; ConfigError if it can't be used."""
+    """The settings in the file at `path`, every default where there is none. ConfigError."""
     try:
         with open(path, "rb") as file:
             content = file.read(FILE_LIMIT_BYTES + 1)
@@ -208,7 +209,9 @@ def _in_our_words(problem: str) -> str:
     if place.rpartition(".")[2] in _CHOICES:
         what = f"expected one of {', '.join(_CHOICES[place.rpartition('.')[2]])}"
     if unknown := re.fullmatch(r"Object contains unknown field (.*)", what, re.DOTALL):
-        what = f"no such key {_shown(unknown[1])}; there are base, size"  # pools: the only tables in a section
+        what = (
+            f"no such key {_shown(unknown[1])}; there are base, size"  # pools: the only tables in a section
+        )
     return f"{place}: {what[:1].lower()}{what[1:]}" if place else what
 
 

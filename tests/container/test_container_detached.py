@@ -22,7 +22,8 @@ def end(container: dict) -> None:
 
 
 def test_it_returns_while_the_program_runs_and_reports_the_end(containers: Containers):
-    container = containers.detached("sh", "-c", "echo out; echo err >&2; read x || echo no stdin; sleep 0.2; exit 7")
+    script = "echo out; echo err >&2; read x || echo no stdin; sleep 0.2; exit 7"
+    container = containers.detached("sh", "-c", script)
     assert (container["done"].returncode, container["done"].stdout, container["done"].stderr) == (0, "", "")
     supervisor = parent(container["pid"])
     report = containers.report(container)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 
 KINDS = ("net", "mnt", "uts", "pid", "user")
 DOCKER_MASK = "00000000a80425fb"
-NAME = "vt-cont-exec"
+NAME = f"vt-cont-exec-{os.getpid()}"
 
 
 @pytest.fixture
@@ -32,19 +32,20 @@ def netns():
 
 
 def test_it_is_in_all_namespaces_of_the_container(containers: Containers, pid: int):
-    links = containers.output("readlink", *[f"/proc/self/ns/{kind}" for kind in KINDS], do="exec", target=pid).split()
-    assert links == [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in KINDS]
+    links = [f"/proc/self/ns/{kind}" for kind in KINDS]
+    entered = containers.output("readlink", *links, do="exec", target=pid).split()
+    assert entered == [os.readlink(f"/proc/{pid}/ns/{kind}") for kind in KINDS]
 
 
 def test_it_sees_what_the_container_sees(containers: Containers, pid: int):
-    script = "hostname; cat /etc/resolv.conf; pwd; ls /sys/class/net; cat /proc/1/comm; id -u; ls /proc/$$/fd; :"
+    script = "hostname;cat /etc/resolv.conf; pwd; ls /sys/class/net; cat /proc/1/comm; id -u; ls /proc/$$/fd;"
     out = containers.output("sh", "-c", script, do="exec", target=pid)
     assert out == "box\n" + FILES.resolv_conf + "/\nlo\nvswitch-init\n0\n0\n1\n2\n"
 
 
 def test_its_capabilities_are_limited_too(containers: Containers, pid: int):
-    lines = containers.output("grep", "-E", "Cap(Prm|Bnd)", "/proc/self/status", do="exec", target=pid).split()
-    assert lines == ["CapPrm:", DOCKER_MASK, "CapBnd:", DOCKER_MASK]
+    status = containers.output("grep", "-E", "Cap(Prm|Bnd)", "/proc/self/status", do="exec", target=pid)
+    assert status.split() == ["CapPrm:", DOCKER_MASK, "CapBnd:", DOCKER_MASK]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,8 @@ def test_somebody_elses_container_is_refused(as_ordinary: Containers, by_root: C
     pid = by_root.start("sleep", "60").info["pid"]
     done = as_ordinary.run("true", do="exec", target=pid)
     assert done.returncode == 125
-    assert done.stderr == f"mini_run: process {pid} belongs to somebody else: use the rights of its owner, or root\n"
+    says = f"process {pid} belongs to somebody else: use its owner's rights, or root"
+    assert done.stderr == f"mini_run: {says}\n"
 
 
 def test_root_enters_a_users_container(as_ordinary: Containers, by_root: Containers):
@@ -140,8 +142,8 @@ def test_root_enters_a_users_container(as_ordinary: Containers, by_root: Contain
 def test_a_namespace_only_has_its_network_and_a_sys_of_its_own(by_root: Containers, netns: str):
     subprocess.run(["ip", "-n", netns, "link", "add", "vt0", "type", "veth", "peer", "vt1"], check=True)
     links = [f"/proc/self/ns/{kind}" for kind in ("uts", "pid", "net")]
-    out = by_root.output("sh", "-c", f"ls /sys/class/net; ls -d /sys/fs/cgroup/*; readlink {' '.join(links)}; pwd",
-                         do="exec", target=netns, workdir="/usr")  # fmt: skip
+    script = f"ls /sys/class/net; ls -d /sys/fs/cgroup/*; readlink {' '.join(links)}; pwd"
+    out = by_root.output("sh", "-c", script, do="exec", target=netns, workdir="/usr")
     *seen, uts, pid, net, folder = out.split()
     assert sorted(seen) == sorted(["lo", "vt0", "vt1", *map(str, Path("/sys/fs/cgroup").iterdir())])
     assert (uts, pid, folder) == (os.readlink(links[0]), os.readlink(links[1]), "/usr")
@@ -149,7 +151,8 @@ def test_a_namespace_only_has_its_network_and_a_sys_of_its_own(by_root: Containe
 
 
 def test_a_namespace_gets_the_files_it_is_given(by_root: Containers, netns: str):
-    out = by_root.output("cat", "/etc/resolv.conf", "/etc/hosts", do="exec", target=f"/run/netns/{netns}", files=True)
+    options = {"do": "exec", "target": f"/run/netns/{netns}", "files": True}
+    out = by_root.output("cat", "/etc/resolv.conf", "/etc/hosts", **options)
     assert out == FILES.resolv_conf + FILES.hosts
     own = by_root.output("cat", "/etc/hosts", do="exec", target=netns)
     assert own == Path("/etc/hosts").read_text()
@@ -158,12 +161,15 @@ def test_a_namespace_gets_the_files_it_is_given(by_root: Containers, netns: str)
 def test_a_users_namespace_is_entered_by_path(as_ordinary: Containers):
     process = as_ordinary.start("sleep", "60")
     path = f"/proc/{process.info['pid']}/ns/net"
-    out = as_ordinary.output("sh", "-c", "ls /sys/class/net; readlink /proc/self/ns/net", do="exec", target=path)
+    script = "ls /sys/class/net; readlink /proc/self/ns/net"
+    out = as_ordinary.output("sh", "-c", script, do="exec", target=path)
     assert out.split() == ["lo", f"net:[{process.info['inode']}]"]
 
 
 def test_a_namespace_that_is_missing_or_somebody_elses_is_refused(as_ordinary: Containers, netns: str):
     done = as_ordinary.run("true", do="exec", target=netns)
     assert done.returncode == 125
-    assert done.stderr == f"mini_run: /run/netns/{netns}: the network namespace of uid 0: use its owner's rights, or root\n"
+    assert done.stderr == (
+        f"mini_run: /run/netns/{netns}: the network namespace of uid 0: use its owner's rights, or root\n"
+    )
     assert as_ordinary.run("true", do="exec", target="vt-nowhere").returncode == 125

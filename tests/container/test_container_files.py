@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vswitch.container import files
 from vswitch.container.files import ResolvConf
 from vswitch.control.model import Refused
@@ -26,7 +27,9 @@ def test_a_resolv_conf_is_read_as_glibc_does():
         "search a.example b.example\noptions timeout:2 rotate\nsortlist 10.0.0.0\n\n#nameserver 9.9.9.9\n"
     )
     assert files.parse_resolv_conf(text) == ResolvConf(
-        ["192.0.2.1", "fe80::1%eth0", "2001:db8::1"], ["a.example", "b.example"], ["ndots:1", "timeout:2", "rotate"]
+        ["192.0.2.1", "fe80::1%eth0", "2001:db8::1"],
+        ["a.example", "b.example"],
+        ["ndots:1", "timeout:2", "rotate"],
     )
 
 
@@ -113,7 +116,10 @@ def test_extra_hosts_are_read_as_docker_does(text: str, host: tuple[str, str]):
     assert files.parse_extra_host(text, gateway="10.0.0.1") == host
 
 
-@pytest.mark.parametrize("text", ["", "db", "db:", ":1.2.3.4", "db:1.2.3", "a b:1.2.3.4", "a\nb:1.2.3.4", "#:1.2.3.4"])
+NO_EXTRA_HOSTS = ["", "db", "db:", ":1.2.3.4", "db:1.2.3", "a b:1.2.3.4", "a\nb:1.2.3.4", "#:1.2.3.4"]
+
+
+@pytest.mark.parametrize("text", NO_EXTRA_HOSTS)
 def test_what_is_no_extra_host_is_refused(text: str):
     with pytest.raises(Refused, match="NAME:ADDRESS"):
         files.parse_extra_host(text)

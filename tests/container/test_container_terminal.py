@@ -10,6 +10,7 @@ import struct
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from mini_containers import DEADLINE_S, Containers, until
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.root
 
 PROMPT = "host> "
 INNER_PROMPT = "inner> "
+BASH = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
 CTRL_C, CTRL_D, CTRL_Z, CTRL_BACKSLASH = "\x03", "\x04", "\x1a", "\x1c"
 
 
@@ -30,9 +32,10 @@ class Screen:
         if self.pid == 0:
             for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-            os.execvpe("bash", ["bash", "--norc", "--noprofile", "--noediting", "-i"], environment)
-        self.type(f"stty -echo; PS1='{PROMPT}'\n")
-        self.expect(f"\r\n{PROMPT}")
+            os.execvpe("bash", BASH, environment | {"PS1": PROMPT})
+        self.expect(PROMPT)
+        self.line("stty -echo")
+        self.expect(PROMPT)
 
     def type(self, keys: str) -> None:
         os.write(self._fd, keys.encode())
@@ -57,6 +60,10 @@ class Screen:
     def until_in_front(self, program: str) -> None:
         """Wait until the leader of the foreground group executes that program."""
         until(lambda: _program(self.foreground()) == program, f"{program} in front")
+
+    def until_busy(self) -> None:
+        """Wait until the shell has put a job of its in front."""
+        until(lambda: self.foreground() != self.pid, "a job in front")
 
     def resize(self, rows: int, columns: int) -> None:
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -89,7 +96,7 @@ def quoted(containers: Containers, *command: str, **options: object) -> str:
 def shell(containers: Containers, screen: Screen) -> None:
     """Start an interactive bash in a container."""
     env = {"PATH": os.environ["PATH"], "PS1": INNER_PROMPT, "TERM": "dumb"}
-    screen.line(quoted(containers, "bash", "--norc", "--noprofile", "--noediting", "-i", env=env))
+    screen.line(quoted(containers, *BASH, env=env))
     screen.expect(INNER_PROMPT)
 
 
@@ -129,10 +136,12 @@ def test_ctrl_z_stops_a_program_and_fg_and_bg_continue_it(containers: Containers
     screen.expect(PROMPT)
     screen.line("bg; jobs")
     screen.expect("Running")
+    screen.expect(PROMPT)
     screen.line("fg")
-    screen.until_in_front("sleep")
+    screen.until_busy()
     screen.type(CTRL_Z)
     screen.expect("Stopped")
+    screen.expect(PROMPT)
     screen.line("fg")
     screen.until_in_front("sleep")
     screen.type(CTRL_C)
@@ -161,24 +170,28 @@ def test_ctrl_c_reaches_a_program_that_catches_it_once(containers: Containers, s
     assert "caught" not in screen.expect("said on")
 
 
-def test_a_script_around_the_container_stops_and_ends_with_it(containers: Containers, screen: Screen):
-    screen.line("sh -c " + shlex.quote(quoted(containers, "sleep", "65") + "; echo not reached"))
+def test_a_script_around_the_container_stops_and_ends_with_it(by_root: Containers):
+    screen = Screen(by_root.environment())
+    screen.line("sh -c " + shlex.quote(quoted(by_root, "sleep", "65") + "; echo not reached"))
     screen.until_in_front("sleep")
     screen.type(CTRL_Z)
     screen.expect("Stopped")
+    screen.expect(PROMPT)
     screen.line("fg")
     screen.until_in_front("sleep")
     screen.type(CTRL_C)
-    screen.expect("\r\n")
-    assert "not reached\r\n" not in screen.expect(PROMPT)
+    assert "reached\r\n" not in screen.expect(PROMPT)
+    screen.close()
 
 
 def test_a_window_change_reaches_the_program(containers: Containers, screen: Screen):
-    screen.line(quoted(containers, "bash", "-c", "trap 'stty size' WINCH; echo ready; while :; do sleep 0.01; done"))
+    flag = containers.path("flag")
+    script = f"trap 'stty size' WINCH; echo ready; until [ -e {flag} ]; do sleep 0.01; done"
+    screen.line(quoted(containers, "bash", "-c", script))
     screen.expect("ready")
     screen.resize(33, 99)
     screen.expect("33 99")
-    screen.type(CTRL_C)
+    Path(flag).touch()
     screen.expect(PROMPT)
 
 
@@ -197,8 +210,9 @@ def test_ctrl_c_and_ctrl_z_reach_a_program_that_was_redirected(containers: Conta
     screen.expect("ready")
     screen.type(CTRL_Z)
     screen.expect("Stopped")
+    screen.expect(PROMPT)
     screen.line("fg")
-    screen.expect("\r\n")
+    screen.until_busy()
     screen.type(CTRL_C)
     screen.expect(PROMPT)
     screen.line("echo status $?")
@@ -235,13 +249,18 @@ def test_exec_has_job_control_too(containers: Containers, screen: Screen):
     process = containers.start("sleep", "60")
     env = {"PATH": os.environ["PATH"], "PS1": INNER_PROMPT, "TERM": "dumb"}
     options = {"do": "exec", "target": process.info["pid"], "env": env}
-    screen.line(quoted(containers, "bash", "--norc", "--noprofile", "--noediting", "-i", **options))
+    screen.line(quoted(containers, *BASH, **options))
     screen.expect(INNER_PROMPT)
     screen.line("sleep 67")
     screen.until_in_front("sleep")
     screen.type(CTRL_Z)
     screen.expect("Stopped")
-    screen.line("kill %1; exit 3")
+    screen.expect(INNER_PROMPT)
+    screen.line("fg")
+    screen.until_in_front("sleep")
+    screen.type(CTRL_C)
+    screen.expect(INNER_PROMPT)
+    screen.line("exit 3")
     screen.expect(PROMPT)
     screen.line("echo status $?")
     screen.expect("status 3")
@@ -249,6 +268,7 @@ def test_exec_has_job_control_too(containers: Containers, screen: Screen):
     screen.until_in_front("sleep")
     screen.type(CTRL_Z)
     screen.expect("Stopped")
+    screen.expect(PROMPT)
     screen.line("fg")
     screen.until_in_front("sleep")
     screen.type(CTRL_C)

@@ -4,6 +4,7 @@ import errno
 import os
 
 import pytest
+
 from vswitch.container import isolate
 from vswitch.control.model import Refused
 
@@ -17,7 +18,7 @@ SETTINGS = {
 @pytest.mark.parametrize(
     ("code", "settings", "says"),
     [
-        (errno.EPERM, {isolate.APPARMOR_RESTRICTS: "1"}, "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
+        (errno.EPERM, {isolate.APPARMOR_RESTRICTS: "1"}, "-w kernel.apparmor_restrict_unprivileged_userns=0"),
         (errno.EACCES, {isolate.APPARMOR_RESTRICTS: "1"}, "AppArmor"),
         (errno.ENOSPC, {isolate.MAX_USER_NAMESPACES: "0"}, "sysctl -w user.max_user_namespaces=15000"),
         (errno.EPERM, {isolate.UNPRIVILEGED_CLONE: "0"}, "sysctl -w kernel.unprivileged_userns_clone=1"),
@@ -51,7 +52,7 @@ def test_a_tun_device_out_of_reach_is_named_with_the_remedy(code: int, says: str
 
 
 def test_a_missing_tun_device_is_refused(tmp_path):
-    with pytest.raises(Refused, match="there is no .*modprobe"):
+    with pytest.raises(Refused, match=r"there is no .*modprobe"):
         isolate.check_tun(str(tmp_path / "tun"))
 
 

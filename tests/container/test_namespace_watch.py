@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import uvloop
+
 from vswitch.container.watch import NamespaceWatcher
 
 DEADLINE_S = 10.0
-NAME = "vt-cont-watch"
+NAME = f"vt-cont-watch-{os.getpid()}"
 SLOW = 3600.0  # a scan that never comes: what is noticed, is noticed at once
 
 
@@ -22,6 +23,9 @@ def run(request) -> Callable[[Coroutine], None]:
             runner.run(coroutine)
 
     return run
+
+
+Change = Callable[[Path], Awaitable[None]]
 
 
 class Calls:
@@ -46,6 +50,15 @@ async def turn_over() -> None:
         await asyncio.sleep(0)
 
 
+def start(*command: str) -> tuple[subprocess.Popen, int]:
+    process = subprocess.Popen(command)
+    return process, os.pidfd_open(process.pid)
+
+
+def inode(path: Path) -> int:
+    return path.stat().st_ino
+
+
 def open_fds() -> int:
     return len(os.listdir("/proc/self/fd"))
 
@@ -53,8 +66,7 @@ def open_fds() -> int:
 def test_a_processs_end_is_noticed_once(run):
     async def check() -> None:
         watcher, calls = NamespaceWatcher(scan_interval_s=SLOW), Calls()
-        process = subprocess.Popen(["sleep", "60"])
-        pidfd = os.pidfd_open(process.pid)
+        process, pidfd = start("sleep", "60")
         watcher.watch_pid(pidfd, calls)
         os.close(pidfd)  # the watcher has its own
         await turn_over()
@@ -71,8 +83,7 @@ def test_a_processs_end_is_noticed_once(run):
 def test_a_process_that_has_ended_already_is_noticed_but_not_from_within(run):
     async def check() -> None:
         watcher, calls = NamespaceWatcher(scan_interval_s=SLOW), Calls()
-        process = subprocess.Popen(["true"])
-        pidfd = os.pidfd_open(process.pid)
+        process, pidfd = start("true")
         process.wait()
         watcher.watch_pid(pidfd, calls)
         assert calls.count == 0
@@ -85,8 +96,7 @@ def test_a_process_that_has_ended_already_is_noticed_but_not_from_within(run):
 def test_two_watches_of_one_pidfd_are_independent(run):
     async def check() -> None:
         watcher, first, second = NamespaceWatcher(scan_interval_s=SLOW), Calls(), Calls()
-        process = subprocess.Popen(["sleep", "60"])
-        pidfd = os.pidfd_open(process.pid)
+        process, pidfd = start("sleep", "60")
         forgotten = watcher.watch_pid(pidfd, first)
         watcher.watch_pid(pidfd, second)
         watcher.forget(forgotten)
@@ -107,7 +117,7 @@ def test_forgetting_is_idempotent_and_leaves_nothing_open(run, tmp_path: Path):
         pidfd = os.pidfd_open(os.getpid())
         watches = [
             watcher.watch_pid(pidfd, calls),
-            watcher.watch_path(str(tmp_path / "ns"), (tmp_path / "ns").stat().st_ino, calls),
+            watcher.watch_path(str(tmp_path / "ns"), inode(tmp_path / "ns"), calls),
         ]
         os.close(pidfd)
         for watch in [*watches, *watches, None]:
@@ -128,7 +138,7 @@ def test_close_forgets_everything(run, tmp_path: Path):
         before = open_fds()
         for name in "abc":
             (tmp_path / name).touch()
-            watcher.watch_path(str(tmp_path / name), (tmp_path / name).stat().st_ino, calls)
+            watcher.watch_path(str(tmp_path / name), inode(tmp_path / name), calls)
         pidfd = os.pidfd_open(os.getpid())
         watcher.watch_pid(pidfd, calls)
         os.close(pidfd)
@@ -169,8 +179,8 @@ def test_a_path_that_changes_is_noticed_at_once(run, tmp_path: Path, change: Cal
         folder.mkdir()
         (folder / "ns").touch()
         (tmp_path / "bystander").touch()
-        watcher.watch_path(str(folder / "ns"), (folder / "ns").stat().st_ino, calls)
-        watcher.watch_path(str(tmp_path / "bystander"), (tmp_path / "bystander").stat().st_ino, other)
+        watcher.watch_path(str(folder / "ns"), inode(folder / "ns"), calls)
+        watcher.watch_path(str(tmp_path / "bystander"), inode(tmp_path / "bystander"), other)
         await turn_over()
         change(folder / "ns")
         await calls.arrive()
@@ -186,8 +196,8 @@ def test_other_names_in_the_folder_are_no_news(run, tmp_path: Path):
         watcher, calls, last = NamespaceWatcher(scan_interval_s=SLOW), Calls(), Calls()
         for name in ("ns", "last"):
             (tmp_path / name).touch()
-        watcher.watch_path(str(tmp_path / "ns"), (tmp_path / "ns").stat().st_ino, calls)
-        watcher.watch_path(str(tmp_path / "last"), (tmp_path / "last").stat().st_ino, last)
+        watcher.watch_path(str(tmp_path / "ns"), inode(tmp_path / "ns"), calls)
+        watcher.watch_path(str(tmp_path / "last"), inode(tmp_path / "last"), last)
         for number in range(50):
             (tmp_path / f"other{number}").touch()
             (tmp_path / f"other{number}").unlink()
@@ -215,7 +225,7 @@ def test_a_symlink_is_watched_where_it_leads(run, tmp_path: Path):
         (tmp_path / "real").mkdir()
         (tmp_path / "real" / "ns").touch()
         (tmp_path / "link").symlink_to("real/ns")
-        watcher.watch_path(str(tmp_path / "link"), (tmp_path / "real" / "ns").stat().st_ino, calls)
+        watcher.watch_path(str(tmp_path / "link"), inode(tmp_path / "real" / "ns"), calls)
         await turn_over()
         (tmp_path / "real" / "ns").unlink()
         await calls.arrive()
@@ -235,7 +245,7 @@ def test_without_inotify_the_scan_notices(run, tmp_path: Path, monkeypatch, capl
         watcher, calls = NamespaceWatcher(scan_interval_s=0.01), Calls()
         for name in ("a", "b"):
             (tmp_path / name).touch()
-            watcher.watch_path(str(tmp_path / name), (tmp_path / name).stat().st_ino, calls)
+            watcher.watch_path(str(tmp_path / name), inode(tmp_path / name), calls)
         await turn_over()
         (tmp_path / "a").unlink()
         await calls.arrive()
@@ -255,7 +265,7 @@ def test_there_is_no_timer_while_no_path_is_watched(run, tmp_path: Path):
         os.close(pidfd)
         assert watcher._timer is None
         (tmp_path / "ns").touch()
-        watch = watcher.watch_path(str(tmp_path / "ns"), (tmp_path / "ns").stat().st_ino, calls)
+        watch = watcher.watch_path(str(tmp_path / "ns"), inode(tmp_path / "ns"), calls)
         assert watcher._timer is not None
         watcher.forget(watch)
         assert watcher._timer is None
@@ -273,7 +283,7 @@ def test_a_callback_may_watch_again_and_close(run, tmp_path: Path):
         def again() -> None:
             watcher.watch_path(str(path), 1, calls)
 
-        watcher.watch_path(str(path), path.stat().st_ino, again)
+        watcher.watch_path(str(path), inode(path), again)
         await turn_over()
         path.unlink()
         await calls.arrive()
@@ -305,10 +315,10 @@ async def made_again(_: Path) -> None:
 
 @pytest.mark.root
 @pytest.mark.parametrize("change", [deleted, made_again])
-def test_a_named_namespace_that_goes_is_noticed_at_once(run, netns: Path, change: Callable[[Path], Awaitable[None]]):
+def test_a_named_namespace_that_goes_is_noticed_at_once(run, netns: Path, change: Change):
     async def check() -> None:
         watcher, calls = NamespaceWatcher(scan_interval_s=SLOW), Calls()
-        watcher.watch_path(str(netns), netns.stat().st_ino, calls)
+        watcher.watch_path(str(netns), inode(netns), calls)
         await turn_over()
         assert calls.count == 0
         await change(netns)
@@ -323,7 +333,7 @@ def test_a_named_namespace_that_goes_is_noticed_at_once(run, netns: Path, change
 def test_an_unmounted_name_is_noticed_by_the_scan(run, netns: Path):
     async def check() -> None:
         watcher, calls = NamespaceWatcher(scan_interval_s=0.01), Calls()
-        watcher.watch_path(str(netns), netns.stat().st_ino, calls)
+        watcher.watch_path(str(netns), inode(netns), calls)
         await turn_over()
         process = await asyncio.create_subprocess_exec("umount", str(netns))
         assert await process.wait() == 0

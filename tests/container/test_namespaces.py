@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from mini_containers import AS_ORDINARY, ORDINARY_UID, Containers, alive, until
+
 from vswitch.container import namespaces
 from vswitch.control.model import Refused
 
-NAME = "vt-cont-ns"
+NAME = f"vt-cont-ns-{os.getpid()}"
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def netns():
 
 
 def test_a_name_that_is_unknown_is_refused():
-    with pytest.raises(Refused, match="no network namespace is named 'vt-nowhere'.*ip netns list") as refused:
+    with pytest.raises(Refused, match=r"no network namespace is named 'vt-nowhere'.*ip netns") as refused:
         namespaces.open_netns("vt-nowhere")
     assert refused.value.status == 404
 
@@ -33,7 +34,7 @@ def test_a_path_that_is_missing_is_refused(path: str):
         namespaces.open_netns(path)
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "/etc", "/dev/null", "/proc/self/ns/uts", "/proc/self/ns/mnt"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc", "/dev/null", "/proc/self/ns/uts"])
 def test_what_is_no_network_namespace_is_refused(path: str):
     with pytest.raises(Refused, match=f"{path} is not a network namespace"):
         namespaces.open_netns(path)
@@ -180,7 +181,8 @@ def test_a_user_opens_what_is_his_and_is_refused_the_rest(as_ordinary: Container
     assert _open(as_ordinary, AS_ORDINARY, f"/proc/{info['pid']}/ns/net") == info["inode"]
     stranger = ["setpriv", "--reuid=12346", "--regid=12346", "--clear-groups"]
     status, text = _open(as_ordinary, stranger, info["pid"])
-    assert (status, text) == (403, f"process {info['pid']} belongs to somebody else: use the rights of its owner, or root")
+    assert status == 403
+    assert text == f"process {info['pid']} belongs to somebody else: use its owner's rights, or root"
     status, text = _open(as_ordinary, AS_ORDINARY, netns)
     assert status == 403
     assert text == f"/run/netns/{netns}: the network namespace of uid 0: use its owner's rights, or root"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole switch in memory for tests: the real controller and the real store (SQLite in a temporary folder), twins for the rest.
+"""A whole switch in memory: the real controller and the real store (SQLite in a temporary folder), else twins.
 
 Namespaces are files: what counts of a namespace is that a descriptor identifies it. Processes are real ones.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -52,9 +53,9 @@ class Process:
         self.popen.stdout.readline()
         self.pidfd = os.pidfd_open(self.popen.pid)
         self.netns_fd = box.namespace(name)
-        status = os.fstat(self.netns_fd)
+        pid, status = self.popen.pid, os.fstat(self.netns_fd)
         self.origin = NamespaceOrigin(
-            pid=self.popen.pid, pid_started=pid_started(self.popen.pid), device=status.st_dev, inode=status.st_ino
+            pid=pid, pid_started=pid_started(pid), device=status.st_dev, inode=status.st_ino
         )
 
     @property
@@ -65,7 +66,9 @@ class Process:
 class Box:
     """A switch that can be killed and started again; the world around it stays."""
 
-    def __init__(self, tmp_path: Path, settings: str = "", *, store: type[Store] = Store, datapath=MemoryDatapath):
+    def __init__(
+        self, tmp_path: Path, settings: str = "", *, store: type[Store] = Store, datapath=MemoryDatapath
+    ):
         self.folder = tmp_path
         self.settings = parse(settings.encode())
         self.namespaces = MemoryNamespaces()
@@ -102,9 +105,17 @@ class Box:
         self.store = self.store_type(str(self.folder / "vswitch.db"))
         kept = self.keeper.hand_over()
         self.switch = Switch(
-            self.settings, state_dir=str(self.folder), store=self.store, datapath=self.datapath,
-            helper=self.namespaces, taps=self.namespaces, watcher=self.watcher, host=self.host, clock=self.clock,
-            random=self.random, keeper=self.keeper,
+            self.settings,
+            state_dir=str(self.folder),
+            store=self.store,
+            datapath=self.datapath,
+            helper=self.namespaces,
+            taps=self.namespaces,
+            watcher=self.watcher,
+            host=self.host,
+            clock=self.clock,
+            random=self.random,
+            keeper=self.keeper,
         )
         if not keep:
             for fd in kept.values():
@@ -182,15 +193,26 @@ class Box:
 
     def snapshot(self) -> dict:
         """Everything that a change may leave behind, comparable."""
-        inventory = self.switch._parts.inventory
+        inventory, plane = self.switch._parts.inventory, self.datapath
         return {
-            "networks": {n.name: (n.index, [p._holders.copy() for p in n.pools], dict(n.macs), set(n.endpoints), n.ready)
-                         for n in inventory.networks.values()},
+            "networks": [
+                (
+                    n.name,
+                    n.index,
+                    [p._holders.copy() for p in n.pools],
+                    dict(n.macs),
+                    set(n.endpoints),
+                    n.ready,
+                )
+                for n in inventory.networks.values()
+            ],
             "names": (dict(inventory.network_ids), dict(inventory.container_ids)),
-            "containers": {c.name: (c.record.state, c.record.origin, list(c.ports), len(c.watches), c.pidfd is None)
-                           for c in inventory.containers.values()},
+            "containers": [
+                (c.name, c.record.state, c.record.origin, list(c.ports), len(c.watches), c.pidfd is None)
+                for c in inventory.containers.values()
+            ],
             "indexes": (inventory.network_indexes.used, inventory.port_indexes.used, set(inventory.ports)),
-            "dataplane": (dict(self.datapath.networks), dict(self.datapath.ports), dict(self.datapath.bindings)),
+            "dataplane": (dict(plane.networks), dict(plane.ports), dict(plane.bindings)),
             "interfaces": {key: set(there) for key, there in self.namespaces.interfaces.items() if there},
             "watched": self.watcher.watched,
             "kept": set(self.keeper.kept),
@@ -198,8 +220,8 @@ class Box:
         }
 
     async def stored(self) -> dict:
-        """What the store would bring back, keys only."""
-        return {table: [key for key, _ in rows] for table, rows in (await self.store.load()).items()}
+        """What the store would bring back: documents by key, for each table."""
+        return {table: dict(rows) for table, rows in (await self.store.load()).items()}
 
 
 async def quiet(box: Box) -> None:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The small rooms of control: names, indexes, events, jobs, frames, the host's facts, the stepped clock."""
+
 from __future__ import annotations
 
 import asyncio
@@ -36,6 +37,7 @@ MAC = bytes.fromhex("0242ac110002")
 
 # ---- names
 
+
 @pytest.mark.parametrize("name", ["a", "Web-1.x_y", "0", "a" * 63, "f" * 63])
 def test_valid_names_are_taken(name):
     check_name(name, "container")
@@ -47,10 +49,23 @@ def test_invalid_names_are_refused(name):
         check_name(name, "container")
 
 
-@pytest.mark.parametrize(("name", "valid"), [
-    ("web", True), ("web.example.org", True), ("a_b", True), ("1", True), ("", False), ("-a", False), ("a-", False),
-    ("a..b", False), ("a b", False), ("a" * 64, False), (".".join(["a" * 31] * 3), False), ("a.", False),
-])
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [
+        ("web", True),
+        ("web.example.org", True),
+        ("a_b", True),
+        ("1", True),
+        ("", False),
+        ("-a", False),
+        ("a-", False),
+        ("a..b", False),
+        ("a b", False),
+        ("a" * 64, False),
+        (".".join(["a" * 31] * 3), False),
+        ("a.", False),
+    ],
+)
 def test_hostnames_are_what_the_kernel_and_resolvers_take(name, valid):
     if valid:
         check_hostname(name)
@@ -61,7 +76,9 @@ def test_hostnames_are_what_the_kernel_and_resolvers_take(name, valid):
 
 def test_the_word_lists_are_plain_words_without_repetition():
     for words in (ADJECTIVES, NOUNS):
-        assert len(set(words)) == len(words) >= 100 and all(word.isascii() and word.islower() for word in words)
+        assert len(set(words)) == len(words) >= 100 and all(
+            word.isascii() and word.islower() for word in words
+        )
 
 
 def test_invented_names_never_repeat_and_get_numbers_when_words_run_out():
@@ -99,6 +116,7 @@ def test_macs_are_read_as_they_are_written(octets):
 
 # ---- indexes
 
+
 def test_an_index_that_was_given_back_rests_before_it_is_used_again():
     indexes = Indexes(1000)
     assert [indexes.take() for _ in range(3)] == [0, 1, 2]
@@ -118,6 +136,7 @@ def test_indexes_run_out_at_the_capacity_and_resting_ones_are_used_then():
 
 
 # ---- events
+
 
 @simulated
 async def test_a_slow_subscriber_loses_the_newest_events_and_is_told_how_many():
@@ -150,12 +169,16 @@ async def test_a_subscriber_waits_for_the_next_event_and_too_many_are_refused(mo
     events.publish("network", "create", "1", "blue", subnet="10.0.0.0/8")
     event = await waiting
     assert (event.name, event.attributes, event.time) == (
-        "blue", {"subnet": "10.0.0.0/8"}, "2023-11-14T22:13:20.000000Z")
+        "blue",
+        {"subnet": "10.0.0.0/8"},
+        "2023-11-14T22:13:20.000000Z",
+    )
     await subscription.aclose()
     events.subscribe()
 
 
 # ---- jobs
+
 
 @simulated
 async def test_work_goes_on_when_its_caller_has_gone_until_it_asks():
@@ -187,11 +210,12 @@ async def test_work_goes_on_when_its_caller_has_gone_until_it_asks():
 
 # ---- frames
 
+
 def test_a_gratuitous_arp_is_a_broadcast_request_for_the_senders_own_address():
     frame = gratuitous_arp(MAC, IPv4Address("172.17.0.2"))
     assert frame.hex() == (
-        "ffffffffffff" "0242ac110002" "0806"
-        "0001" "0800" "06" "04" "0001" "0242ac110002" "ac110002" "000000000000" "ac110002")
+        "ffffffffffff0242ac110002080600010800060400010242ac110002ac110002000000000000ac110002"
+    )
 
 
 def test_an_unsolicited_advertisement_is_what_a_parser_and_its_checksum_say():
@@ -199,7 +223,11 @@ def test_an_unsolicited_advertisement_is_what_a_parser_and_its_checksum_say():
     ethernet = dpkt.ethernet.Ethernet(frame)
     assert ethernet.dst == bytes.fromhex("333300000001") and ethernet.src == MAC
     packet = ethernet.data
-    assert packet.hlim == 255 and packet.dst == IPv6Address("ff02::1").packed and packet.src == IPv6Address("fd00::2").packed
+    assert (
+        packet.hlim == 255
+        and packet.dst == IPv6Address("ff02::1").packed
+        and packet.src == IPv6Address("fd00::2").packed
+    )
     message = bytes(packet.data)
     assert message[0] == 136 and message[4] == 0x20 and message[8:24] == IPv6Address("fd00::2").packed
     assert message[24:] == b"\x02\x01" + MAC
@@ -232,13 +260,20 @@ broken
 
 def test_routes_are_read_as_the_kernel_writes_them(tmp_path):
     assert list(parse_routes4(ROUTES4)) == [
-        IPv4Network("0.0.0.0/0"), IPv4Network("128.0.0.0/1"), IPv4Network("10.0.0.0/16"), IPv4Network("172.17.0.0/16")]
+        IPv4Network("0.0.0.0/0"),
+        IPv4Network("128.0.0.0/1"),
+        IPv4Network("10.0.0.0/16"),
+        IPv4Network("172.17.0.0/16"),
+    ]
     assert list(parse_routes6(ROUTES6)) == [IPv6Network("fd00:1::/64"), IPv6Network("::/0")]
     (tmp_path / "net").mkdir()
     (tmp_path / "net" / "route").write_text(ROUTES4)
     (tmp_path / "net" / "ipv6_route").write_text(ROUTES6)
     assert ProcHost(proc=str(tmp_path)).routes() == [
-        IPv4Network("10.0.0.0/16"), IPv4Network("172.17.0.0/16"), IPv6Network("fd00:1::/64")]
+        IPv4Network("10.0.0.0/16"),
+        IPv4Network("172.17.0.0/16"),
+        IPv6Network("fd00:1::/64"),
+    ]
 
 
 @given(st.text(max_size=300))
@@ -265,6 +300,7 @@ def test_this_machine_can_be_asked():
 
 
 # ---- the clock
+
 
 @simulated
 async def test_sleepers_wake_in_the_order_of_their_times_and_see_their_own_time():

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Address pools: nothing is handed out twice, in any order of requests; a restart changes nothing."""
+
 from __future__ import annotations
 
 import time
@@ -57,14 +58,28 @@ def test_the_range_bounds_what_is_handed_out_but_not_what_is_asked_for():
 
 def test_a_range_at_the_subnets_ends_leaves_its_own_and_broadcast_address_out():
     assert taken(pool("10.0.0.0/24", ip_range="10.0.0.0/30", gateway="10.0.0.99"), 3) == [
-        "10.0.0.1", "10.0.0.2", "10.0.0.3"]
-    assert taken(pool("10.0.0.0/24", ip_range="10.0.0.252/30"), 3) == ["10.0.0.252", "10.0.0.253", "10.0.0.254"]
+        "10.0.0.1",
+        "10.0.0.2",
+        "10.0.0.3",
+    ]
+    assert taken(pool("10.0.0.0/24", ip_range="10.0.0.252/30"), 3) == [
+        "10.0.0.252",
+        "10.0.0.253",
+        "10.0.0.254",
+    ]
 
 
-@pytest.mark.parametrize(("address", "words", "status"), [
-    ("10.0.1.1", "outside", 400), ("10.0.0.0", "subnet address", 400), ("10.0.0.255", "broadcast", 400),
-    ("10.0.0.1", "in use by the gateway", 409), ("10.0.0.7", "in use by web", 409), ("fd00::1", "outside", 400),
-])
+@pytest.mark.parametrize(
+    ("address", "words", "status"),
+    [
+        ("10.0.1.1", "outside", 400),
+        ("10.0.0.0", "subnet address", 400),
+        ("10.0.0.255", "broadcast", 400),
+        ("10.0.0.1", "in use by the gateway", 409),
+        ("10.0.0.7", "in use by web", 409),
+        ("fd00::1", "outside", 400),
+    ],
+)
 def test_an_address_that_cannot_be_had_is_refused_with_who_has_it(address, words, status):
     small = pool("10.0.0.0/24")
     small.reserve(IPv4Address("10.0.0.7"), "web")
@@ -95,7 +110,9 @@ def test_a_full_pool_of_65_000_is_as_quick_as_an_empty_one():
 
 
 SUBNETS = ["10.0.0.0/28", "10.0.0.0/26", "fd00::/124", "fd00::/64"]
-REQUESTS = st.lists(st.tuples(st.sampled_from(["allocate", "reserve", "release", "restart"]), st.integers(0, 70)), max_size=80)
+REQUESTS = st.lists(
+    st.tuples(st.sampled_from(["allocate", "reserve", "release", "restart"]), st.integers(0, 70)), max_size=80
+)
 
 
 class Model:

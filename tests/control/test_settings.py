@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """vswitch.toml: read whole or refused in one line that names the place."""
+
 from __future__ import annotations
 
 import pytest
@@ -14,7 +15,10 @@ def test_no_file_and_an_empty_one_mean_every_default(tmp_path):
     settings = Settings()
     assert settings.switch.log_level == "info" and settings.switch.max_networks == 4096
     assert settings.pools.ipv4[0] == PoolSettings(base="172.17.0.0/16", size=16)
-    assert settings.pools.ipv4[-1] == PoolSettings(base="192.168.0.0/16", size=20) and len(settings.pools.ipv4) == 16
+    assert (
+        settings.pools.ipv4[-1] == PoolSettings(base="192.168.0.0/16", size=20)
+        and len(settings.pools.ipv4) == 16
+    )
 
 
 def test_every_key_can_be_set():
@@ -38,36 +42,54 @@ def test_every_key_can_be_set():
         ipv4 = [{base = "10.2.0.0/16", size = 24}]
         ipv6 = [{base = "fd00:2::/48", size = 64}]
     """)
-    assert all(getattr(settings.switch, key) != getattr(Settings().switch, key) for key in settings.switch.__struct_fields__)
+    assert all(
+        getattr(settings.switch, key) != getattr(Settings().switch, key)
+        for key in settings.switch.__struct_fields__
+    )
     assert (settings.default_network.bip, settings.default_network.mtu) == ("10.1.0.1/24", 9000)
     assert settings.pools.ipv6 == [PoolSettings(base="fd00:2::/48", size=64)]
 
 
-@pytest.mark.parametrize(("text", "line"), [
-    ('[switch]\nlog_levl = "x"', "switch.log_levl: no such key; did you mean log_level?"),
-    ("[swich]\n", "swich: no such section; did you mean switch?"),
-    ('log_level = "debug"', "log_level: no such section; log_level belongs in [switch]"),
-    ("[network]\n", "network: no such section; did you mean default_network?"),
-    ("[zzz]\n", "zzz: no such section; there are switch, default_network, pools"),
-    ("switch = 3", "switch: expected a table, [switch]"),
-    ('[switch]\nlog_level = "loud"', "switch.log_level: expected one of debug, info, warning, error"),
-    ('[switch]\nmax_ports = "7"', "switch.max_ports: expected int, got str"),
-    ("[switch]\nmax_ports = 65536", "switch.max_ports: expected int <= 65535"),
-    ("[switch]\nmax_ports = 0", "switch.max_ports: expected int >= 1"),
-    ('[default_network]\nbip = "10.0.0.1"', "default_network.bip: expected an address with its prefix length"),
-    ('[default_network]\nbip = "10.0.0.0/24"', "default_network.bip: 10.0.0.0/24 is no address"),
-    ('[default_network]\nfixed_cidr = "10.0.0.0/24"', "default_network.fixed_cidr: needs bip"),
-    ('[default_network]\nbip = "10.0.0.1/24"\nfixed_cidr = "10.1.0.0/24"', "is not inside 10.0.0.0/24"),
-    ('[default_network]\nfixed_cidr_v6 = "fd00::/64"', "default_network.fixed_cidr_v6: needs ipv6 = true"),
-    ("[default_network]\nipv6 = true\nmtu = 1000", "default_network.mtu: IPv6 needs at least 1280"),
-    ('[pools]\nipv4 = [{base = "10.0.0.0/24", siez = 3}]', "pools.ipv4[0]: no such key siez; there are base, size"),
-    ('[pools]\nipv4 = [{base = "10.0.0.0/24", size = 16}]', "pools: size of 10.0.0.0/24 must be 24 to 30, not 16"),
-    ('[pools]\nipv6 = [{base = "10.0.0.0/24", size = 64}]', "pools: "),
-    ("[pools]\nipv4 = []", "pools.ipv4: expected array of length >= 1"),
-    ("[switch\n", "not TOML: "),
-    ("a = " + "[" * 10_000, "nested too deeply"),
-    ("a = " + "9" * 5_000, "not TOML: "),
-])
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[switch]\nlog_levl = "x"', "switch.log_levl: no such key; did you mean log_level?"),
+        ("[swich]\n", "swich: no such section; did you mean switch?"),
+        ('log_level = "debug"', "log_level: no such section; log_level belongs in [switch]"),
+        ("[network]\n", "network: no such section; did you mean default_network?"),
+        ("[zzz]\n", "zzz: no such section; there are switch, default_network, pools"),
+        ("switch = 3", "switch: expected a table, [switch]"),
+        ('[switch]\nlog_level = "loud"', "switch.log_level: expected one of debug, info, warning, error"),
+        ('[switch]\nmax_ports = "7"', "switch.max_ports: expected int, got str"),
+        ("[switch]\nmax_ports = 65536", "switch.max_ports: expected int <= 65535"),
+        ("[switch]\nmax_ports = 0", "switch.max_ports: expected int >= 1"),
+        (
+            '[default_network]\nbip = "10.0.0.1"',
+            "default_network.bip: expected an address with its prefix length",
+        ),
+        ('[default_network]\nbip = "10.0.0.0/24"', "default_network.bip: 10.0.0.0/24 is no address"),
+        ('[default_network]\nfixed_cidr = "10.0.0.0/24"', "default_network.fixed_cidr: needs bip"),
+        ('[default_network]\nbip = "10.0.0.1/24"\nfixed_cidr = "10.1.0.0/24"', "is not inside 10.0.0.0/24"),
+        (
+            '[default_network]\nfixed_cidr_v6 = "fd00::/64"',
+            "default_network.fixed_cidr_v6: needs ipv6 = true",
+        ),
+        ("[default_network]\nipv6 = true\nmtu = 1000", "default_network.mtu: IPv6 needs at least 1280"),
+        (
+            '[pools]\nipv4 = [{base = "10.0.0.0/24", siez = 3}]',
+            "pools.ipv4[0]: no such key siez; there are base, size",
+        ),
+        (
+            '[pools]\nipv4 = [{base = "10.0.0.0/24", size = 16}]',
+            "pools: size of 10.0.0.0/24 must be 24 to 30, not 16",
+        ),
+        ('[pools]\nipv6 = [{base = "10.0.0.0/24", size = 64}]', "pools: "),
+        ("[pools]\nipv4 = []", "pools.ipv4: expected array of length >= 1"),
+        ("[switch\n", "not TOML: "),
+        ("a = " + "[" * 10_000, "nested too deeply"),
+        ("a = " + "9" * 5_000, "not TOML: "),
+    ],
+)
 def test_a_mistake_is_one_line_that_names_its_place(text, line):
     with pytest.raises(ConfigError) as problem:
         parse(text.encode())
@@ -89,13 +111,44 @@ def test_the_file_is_named_too(tmp_path):
         load(str(path), must_exist=True)
 
 
-WORDS = st.sampled_from([
-    "[switch]", "[default_network]", "[pools]", "log_level", "max_ports", "bip", "ipv6", "ipv4", "mtu", "=", "true", "7",
-    '"10.0.0.1/24"', "[", "]", "{", "}", "base", "size", "\n", '"', ".", "-1", "1e400", "nan", "1979-05-27", "'''",
-])
+WORDS = st.sampled_from(
+    [
+        "[switch]",
+        "[default_network]",
+        "[pools]",
+        "log_level",
+        "max_ports",
+        "bip",
+        "ipv6",
+        "ipv4",
+        "mtu",
+        "=",
+        "true",
+        "7",
+        '"10.0.0.1/24"',
+        "[",
+        "]",
+        "{",
+        "}",
+        "base",
+        "size",
+        "\n",
+        '"',
+        ".",
+        "-1",
+        "1e400",
+        "nan",
+        "1979-05-27",
+        "'''",
+    ]
+)
 
 
-@given(st.one_of(st.binary(max_size=200), st.lists(WORDS, max_size=30).map(lambda words: " ".join(words).encode())))
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.lists(WORDS, max_size=30).map(lambda words: " ".join(words).encode())
+    )
+)
 def test_any_bytes_are_settings_or_one_line(content):
     try:
         assert isinstance(parse(content), Settings)
@@ -105,10 +158,15 @@ def test_any_bytes_are_settings_or_one_line(content):
 
 def test_every_difference_says_whether_it_applies_at_once():
     before = parse(b"")
-    after = parse(b'[switch]\nlog_level = "debug"\nsocket_group = "x"\n[pools]\nipv4 = [{base = "10.0.0.0/8", size = 24}]\n')
+    after = parse(
+        b'[switch]\nlog_level = "debug"\nsocket_group = "x"\n[pools]\nipv4 = [{base = "10.0.0.0/8", size = 24}]\n'
+    )
     found = changes(before, after)
     assert [(change.place, change.live) for change in found] == [
-        ("switch.log_level", True), ("switch.socket_group", False), ("pools.ipv4", True)]
+        ("switch.log_level", True),
+        ("switch.socket_group", False),
+        ("pools.ipv4", True),
+    ]
     assert (found[0].before, found[0].after) == ("info", "debug")
     assert changes(before, before) == []
     now = applied(before, after)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The store: what was acknowledged is there after kill -9, and a bad disk is a refusal, never an end."""
+
 from __future__ import annotations
 
 import asyncio
@@ -31,7 +32,12 @@ async def test_what_is_written_is_there_after_opening_again(tmp_path):
     await store.write([Put("networks", "a", b"3"), Delete("networks", "b"), Delete("containers", "nothing")])
     await store.close()
     store = await opened(tmp_path / "db")
-    assert await store.load() == {"networks": [("a", b"3")], "containers": [], "leases": [("x", b"\0\xff")], "cursors": []}
+    assert await store.load() == {
+        "networks": [("a", b"3")],
+        "containers": [],
+        "leases": [("x", b"\0\xff")],
+        "cursors": [],
+    }
     assert os.stat(tmp_path / "db").st_mode & 0o777 == 0o600
     await store.close()
 
@@ -79,7 +85,9 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("lines", [1, 57, 300])
 def test_nothing_acknowledged_is_lost_by_kill_9(tmp_path, lines):
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path / "db")], stdout=subprocess.PIPE, text=True)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(tmp_path / "db")], stdout=subprocess.PIPE, text=True
+    )
     acknowledged = [writer.stdout.readline().strip() for _ in range(lines)]
     writer.send_signal(signal.SIGKILL)
     acknowledged += writer.stdout.read().split("\n")[:-1]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which subnet a network gets: never one that overlaps anything, and none left out."""
+
 from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
@@ -23,14 +24,17 @@ from vswitch.control.subnets import (
 POOL = IPv4Network("10.0.0.0/24")
 PARTS = st.builds(
     lambda address, prefix: IPv4Network((address & ~((1 << 32 - prefix) - 1), prefix)),
-    st.integers(0x09FFFF00, 0x0A0001FF), st.integers(22, 32),
+    st.integers(0x09FFFF00, 0x0A0001FF),
+    st.integers(22, 32),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PARTS, max_size=12), st.integers(24, 30))
 def test_the_first_free_subnet_is_found_if_there_is_one(taken, size):
-    plain = next((s for s in POOL.subnets(new_prefix=size) if not any(s.overlaps(other) for other in taken)), None)
+    plain = next(
+        (s for s in POOL.subnets(new_prefix=size) if not any(s.overlaps(other) for other in taken)), None
+    )
     assert free_subnet([SubnetPool(POOL, size)], taken) == plain
 
 
@@ -51,9 +55,12 @@ def test_random_local_subnets_are_64s_that_avoid_what_is_taken():
 
 @given(st.text(max_size=40))
 def test_any_text_as_a_subnet_or_an_address_is_a_value_or_one_line(text):
-    for reading in (lambda: plan_subnet(SubnetSpec(subnet=text)), lambda: parse_address(text, "ip"),
-                    lambda: parse_subnet(text, "x"),
-                    lambda: plan_subnet(SubnetSpec(subnet="10.0.0.0/24", gateway=text, ip_range=text))):
+    for reading in (
+        lambda: plan_subnet(SubnetSpec(subnet=text)),
+        lambda: parse_address(text, "ip"),
+        lambda: parse_subnet(text, "x"),
+        lambda: plan_subnet(SubnetSpec(subnet="10.0.0.0/24", gateway=text, ip_range=text)),
+    ):
         try:
             reading()
         except Refused as refusal:

@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers from coming to going, in a switch that is wholly in memory."""
+
 from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 from switchbox import Box, quiet, simulated, until
 
-from vswitch.control.model import AttachmentSpec, ContainerSpec, NamespaceOrigin, NetworkSpec, Refused, SubnetSpec
+from vswitch.control.model import (
+    AttachmentSpec,
+    ContainerSpec,
+    NamespaceOrigin,
+    NetworkSpec,
+    Refused,
+    SubnetSpec,
+)
 
 
 @simulated
@@ -16,7 +25,11 @@ async def test_a_container_joins_the_default_network_with_the_next_address_and_a
     async with Box(tmp_path) as box:
         view = (await box.attach("web")).container
         (endpoint,) = view.networks
-        assert (endpoint.name, endpoint.ipv4, endpoint.mac) == ("default", "172.17.0.2/16", "02:42:ac:11:00:02")
+        assert (endpoint.name, endpoint.ipv4, endpoint.mac) == (
+            "default",
+            "172.17.0.2/16",
+            "02:42:ac:11:00:02",
+        )
         assert endpoint.gateway == "172.17.0.1"
         assert (view.state, view.name, view.hostname) == ("running", "web", view.id[:12])
         plan = box.interfaces("web")["eth0"]
@@ -32,7 +45,10 @@ async def test_the_dataplane_gets_the_port_with_its_static_mac_and_the_binding_o
         mac = bytes.fromhex("0242ac110002")
         assert (port.mac, port.guard, port.kind) == (mac, True, "packet")
         assert box.datapath.bindings[port.network, bytes([172, 17, 0, 2])] == (mac, index)
-        assert box.datapath.bindings[port.network, bytes([172, 17, 0, 1])] == (bytes.fromhex("0242ac110001"), None)
+        assert box.datapath.bindings[port.network, bytes([172, 17, 0, 1])] == (
+            bytes.fromhex("0242ac110001"),
+            None,
+        )
 
 
 @simulated
@@ -52,7 +68,9 @@ async def test_a_container_on_two_networks_has_its_default_route_on_the_first(tm
         await box.switch.create_network(NetworkSpec(name="blue", subnets=[SubnetSpec(subnet="10.1.0.0/24")]))
         view = (await box.attach("web", AttachmentSpec(network="blue"), AttachmentSpec())).container
         assert [(e.name, e.interface, e.ipv4) for e in view.networks] == [
-            ("blue", "eth0", "10.1.0.2/24"), ("default", "eth1", "172.17.0.2/16")]
+            ("blue", "eth0", "10.1.0.2/24"),
+            ("default", "eth1", "172.17.0.2/16"),
+        ]
         there = box.interfaces("web")
         assert (there["eth0"].gateway4, there["eth1"].gateway4) == ("10.1.0.1", None)
 
@@ -90,7 +108,8 @@ async def test_wished_addresses_names_and_macs_are_granted(tmp_path):
 @simulated
 async def test_a_name_is_made_up_where_none_is_given(tmp_path):
     async with Box(tmp_path) as box:
-        answer = await box.switch.attach(ContainerSpec(), NamespaceOrigin(path="/x"), box.namespace("x"))
+        fd = box.namespace("x")
+        answer = await box.switch.attach(ContainerSpec(), box.origin("x"), fd)
         adjective, noun = answer.container.name.split("_")
         assert adjective.isalpha() and noun.isalpha()
 
@@ -98,48 +117,56 @@ async def test_a_name_is_made_up_where_none_is_given(tmp_path):
 @simulated
 async def test_the_files_of_a_container_hold_its_own_names_and_the_hosts_resolvers(tmp_path):
     async with Box(tmp_path) as box:
-        files = (await box.attach("web", hostname="w1", extra_hosts=["db:192.0.2.7", "gw:host-gateway"])).files
+        files = (
+            await box.attach("web", hostname="w1", extra_hosts=["db:192.0.2.7", "gw:host-gateway"])
+        ).files
         assert files.resolv_conf == "nameserver 192.0.2.53\nsearch example.org\n"
         assert "172.17.0.2\tw1 web\n" in files.hosts
         assert "192.0.2.7\tdb\n" in files.hosts and "172.17.0.1\tgw\n" in files.hosts
         assert files.hostname == "w1\n"
-        files = (await box.attach("own", dns=["192.0.2.1"], dns_search=["a.b"], dns_options=["ndots:0"])).files
+        files = (
+            await box.attach("own", dns=["192.0.2.1"], dns_search=["a.b"], dns_options=["ndots:0"])
+        ).files
         assert files.resolv_conf == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:0\n"
 
 
-@pytest.mark.parametrize(("spec", "status", "words"), [
-    (ContainerSpec(name="taken", networks=[AttachmentSpec()]), 409, "taken by"),
-    (ContainerSpec(name="-x"), 400, "invalid"),
-    (ContainerSpec(name="f" * 64), 400, "invalid"),
-    (ContainerSpec(hostname="a b"), 400, "hostname"),
-    (ContainerSpec(hostname="a" * 65), 400, "hostname"),
-    (ContainerSpec(command=[]), 400, "command"),
-    (ContainerSpec(networks=[]), 400, "at least one network"),
-    (ContainerSpec(networks=[AttachmentSpec(network="nowhere")]), 404, "no such network"),
-    (ContainerSpec(networks=[AttachmentSpec(), AttachmentSpec()]), 400, "twice"),
-    (ContainerSpec(networks=[AttachmentSpec(ip="172.17.0.2")]), 409, "in use by taken"),
-    (ContainerSpec(networks=[AttachmentSpec(ip="172.17.0.1")]), 409, "the gateway"),
-    (ContainerSpec(networks=[AttachmentSpec(ip="10.0.0.1")]), 400, "outside"),
-    (ContainerSpec(networks=[AttachmentSpec(ip="172.17.255.255")]), 400, "broadcast"),
-    (ContainerSpec(networks=[AttachmentSpec(ip="x")]), 400, "no address"),
-    (ContainerSpec(networks=[AttachmentSpec(ip="fd00::1")]), 400, "--ip6"),
-    (ContainerSpec(networks=[AttachmentSpec(ip6="fd00::1")]), 400, "no IPv6 subnet"),
-    (ContainerSpec(networks=[AttachmentSpec(mac_address="02:42:ac:11:00:02")]), 409, "in use by taken"),
-    (ContainerSpec(networks=[AttachmentSpec(mac_address="02:42:ac:11:00:01")]), 409, "the gateway"),
-    (ContainerSpec(networks=[AttachmentSpec(mac_address="01:00:5e:00:00:01")]), 400, "even"),
-    (ContainerSpec(networks=[AttachmentSpec(mac_address="zz")]), 400, "invalid"),
-    (ContainerSpec(networks=[AttachmentSpec(aliases=["a b"])]), 400, "alias"),
-    (ContainerSpec(dns=["resolver"]), 400, "--dns"),
-    (ContainerSpec(dns_search=["a\nnameserver 6.6.6.6"]), 400, "--dns-search"),
-    (ContainerSpec(extra_hosts=["db"]), 400, "extra host"),
-])
+@pytest.mark.parametrize(
+    ("spec", "status", "words"),
+    [
+        (ContainerSpec(name="taken", networks=[AttachmentSpec()]), 409, "taken by"),
+        (ContainerSpec(name="-x"), 400, "invalid"),
+        (ContainerSpec(name="f" * 64), 400, "invalid"),
+        (ContainerSpec(hostname="a b"), 400, "hostname"),
+        (ContainerSpec(hostname="a" * 65), 400, "hostname"),
+        (ContainerSpec(command=[]), 400, "command"),
+        (ContainerSpec(networks=[]), 400, "at least one network"),
+        (ContainerSpec(networks=[AttachmentSpec(network="nowhere")]), 404, "no such network"),
+        (ContainerSpec(networks=[AttachmentSpec(), AttachmentSpec()]), 400, "twice"),
+        (ContainerSpec(networks=[AttachmentSpec(ip="172.17.0.2")]), 409, "in use by taken"),
+        (ContainerSpec(networks=[AttachmentSpec(ip="172.17.0.1")]), 409, "the gateway"),
+        (ContainerSpec(networks=[AttachmentSpec(ip="10.0.0.1")]), 400, "outside"),
+        (ContainerSpec(networks=[AttachmentSpec(ip="172.17.255.255")]), 400, "broadcast"),
+        (ContainerSpec(networks=[AttachmentSpec(ip="x")]), 400, "no address"),
+        (ContainerSpec(networks=[AttachmentSpec(ip="fd00::1")]), 400, "--ip6"),
+        (ContainerSpec(networks=[AttachmentSpec(ip6="fd00::1")]), 400, "no IPv6 subnet"),
+        (ContainerSpec(networks=[AttachmentSpec(mac_address="02:42:ac:11:00:02")]), 409, "in use by taken"),
+        (ContainerSpec(networks=[AttachmentSpec(mac_address="02:42:ac:11:00:01")]), 409, "the gateway"),
+        (ContainerSpec(networks=[AttachmentSpec(mac_address="01:00:5e:00:00:01")]), 400, "even"),
+        (ContainerSpec(networks=[AttachmentSpec(mac_address="zz")]), 400, "invalid"),
+        (ContainerSpec(networks=[AttachmentSpec(aliases=["a b"])]), 400, "alias"),
+        (ContainerSpec(dns=["resolver"]), 400, "--dns"),
+        (ContainerSpec(dns_search=["a\nnameserver 6.6.6.6"]), 400, "--dns-search"),
+        (ContainerSpec(extra_hosts=["db"]), 400, "extra host"),
+    ],
+)
 @simulated
 async def test_a_wish_that_cannot_be_is_refused_in_one_line_and_leaves_nothing(tmp_path, spec, status, words):
     async with Box(tmp_path) as box:
         await box.attach("taken")
         before, stored = box.snapshot(), await box.stored()
         with pytest.raises(Refused, match=words) as refusal:
-            await box.switch.attach(spec, NamespaceOrigin(path="/x"), box.namespace("x"))
+            fd = box.namespace("x")
+            await box.switch.attach(spec, box.origin("x"), fd)
         assert refusal.value.status == status and "\n" not in str(refusal.value)
         assert box.snapshot() == before and await box.stored() == stored
 
@@ -161,6 +188,35 @@ async def test_a_descriptor_of_another_namespace_than_the_origin_says_is_refused
             await box.switch.attach(ContainerSpec(), box.origin("b"), fd)
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(fd)
+
+
+@pytest.mark.parametrize(
+    ("origin", "status", "words"),
+    [
+        (NamespaceOrigin(path="/nowhere/web"), 404, "gone, or out of the switch's sight"),
+        (NamespaceOrigin(path="/proc/self/ns/net"), 404, "another one now"),
+        (NamespaceOrigin(path="web"), 400, "absolute"),
+        (NamespaceOrigin(path="/a\0b"), 404, "gone"),
+        (NamespaceOrigin(), 400, "missing"),
+        (NamespaceOrigin(pid=1), 400, "missing"),
+    ],
+)
+@simulated
+async def test_a_namespace_whose_end_could_not_be_noticed_is_refused(tmp_path, origin, status, words):
+    async with Box(tmp_path) as box:
+        before = box.snapshot()
+        with pytest.raises(Refused, match=words) as refusal:
+            await box.switch.attach(ContainerSpec(), origin, box.namespace("web"))
+        assert refusal.value.status == status and box.snapshot() == before
+
+
+@simulated
+async def test_the_default_route_goes_by_the_first_network_with_a_way_out(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.switch.create_network(NetworkSpec(name="inner", internal=True))
+        await box.attach("web", AttachmentSpec(network="inner"), AttachmentSpec())
+        there = box.interfaces("web")
+        assert (there["eth0"].gateway4, there["eth1"].gateway4) == (None, "172.17.0.1")
 
 
 @simulated
@@ -204,7 +260,8 @@ async def test_limits_are_refused_with_507(tmp_path):
 async def test_requests_at_the_same_moment_never_get_the_same_name_or_address(tmp_path):
     async with Box(tmp_path) as box:
         answers = await asyncio.gather(
-            *(box.attach(f"c{number % 40}", namespace=f"n{number}") for number in range(50)), return_exceptions=True
+            *(box.attach(f"c{number % 40}", namespace=f"n{number}") for number in range(50)),
+            return_exceptions=True,
         )
         views = [answer.container for answer in answers if not isinstance(answer, Exception)]
         assert len(views) == 40
@@ -219,8 +276,10 @@ async def test_detach_takes_the_interface_away_and_frees_name_and_address(tmp_pa
         await box.attach("web")
         await box.switch.detach("web")
         assert box.snapshot() | {"interfaces": {}} == empty and not box.interfaces("web")
-        assert (await box.stored())["containers"] == stored["containers"] == []
-        assert (await box.attach("web", AttachmentSpec(ip="172.17.0.2"))).container.networks[0].ipv4 == "172.17.0.2/16"
+        assert (await box.stored())["containers"] == stored["containers"] == {}
+        assert (await box.attach("web", AttachmentSpec(ip="172.17.0.2"))).container.networks[
+            0
+        ].ipv4 == "172.17.0.2/16"
 
 
 @simulated
@@ -238,7 +297,7 @@ async def test_an_attached_container_goes_when_its_namespace_goes(tmp_path):
         await box.attach("web")
         box.end_namespace("web")
         await quiet(box)
-        assert box.snapshot() == empty and (await box.stored())["containers"] == []
+        assert box.snapshot() == empty and (await box.stored())["containers"] == {}
 
 
 @simulated
@@ -339,6 +398,18 @@ async def test_stop_kills_what_does_not_end_in_time(tmp_path):
 
 
 @simulated
+async def test_a_stop_that_is_under_way_does_not_hold_up_the_switchs_end(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.run("job", process=box.process("job", stubborn=True))
+        stopping = asyncio.ensure_future(box.switch.stop("job", 3600))
+        await asyncio.sleep(0.01)
+        await box.switch.close()
+        with pytest.raises(asyncio.CancelledError):
+            await stopping
+        box.switch = None
+
+
+@simulated
 async def test_a_stopped_container_starts_again_with_the_same_names_and_addresses(tmp_path):
     async with Box(tmp_path) as box:
         answer, process = await box.run("job", detached=True)
@@ -353,6 +424,24 @@ async def test_a_stopped_container_starts_again_with_the_same_names_and_addresse
         assert view.networks == answer.container.networks and view.pid == again.popen.pid
         assert box.interfaces("second")["eth0"].ipv4 == ["172.17.0.2/16"]
         await box.clock.advance(60)
+        assert box.switch.container("job").state == "running"
+
+
+@simulated
+async def test_late_news_of_an_earlier_run_does_not_end_a_container_that_was_started_again(tmp_path):
+    async with Box(tmp_path) as box:
+        told = []
+        watch_pid = box.watcher.watch_pid
+        box.watcher.watch_pid = lambda pidfd, callback: told.append(callback) or watch_pid(pidfd, callback)
+        _, process = await box.run("job", detached=True)
+        process.popen.kill()
+        process.popen.wait()
+        await box.switch.report_exit("job", 1)
+        again = box.process("again")
+        await box.switch.start_container("job", again.origin, *again.descriptors)
+        told[0]()
+        await box.clock.advance(60)
+        await quiet(box)
         assert box.switch.container("job").state == "running"
 
 
@@ -424,10 +513,9 @@ async def test_an_interface_that_somebody_deletes_makes_the_container_orphaned_w
 async def test_a_log_is_read_in_order_and_followed_until_the_container_ends(tmp_path):
     async with Box(tmp_path) as box:
         answer, process = await box.run("job", detached=True)
-        log = open(answer.log_path, "wb", buffering=0)
-        with open(answer.log_path + ".1", "wb") as older:
-            older.write(b"older\n")
-        log.write(b"one\n")
+        log = Path(answer.log_path)
+        Path(answer.log_path + ".1").write_bytes(b"older\n")
+        log.write_bytes(b"one\n")
         heard = []
 
         async def listen():
@@ -436,7 +524,7 @@ async def test_a_log_is_read_in_order_and_followed_until_the_container_ends(tmp_
 
         listener = asyncio.ensure_future(listen())
         await until(lambda: b"".join(heard) == b"older\none\n")
-        log.write(b"two\n")
+        log.write_bytes(b"one\ntwo\n")
         process.popen.kill()
         process.popen.wait()
         await box.switch.report_exit("job", 0)
@@ -445,7 +533,6 @@ async def test_a_log_is_read_in_order_and_followed_until_the_container_ends(tmp_
             await asyncio.sleep(0.001)
         assert b"".join(heard) == b"older\none\ntwo\n"
         assert b"".join([piece async for piece in box.switch.logs("job")]) == b"older\none\ntwo\n"
-        log.close()
         await box.attach("web")
         with pytest.raises(Refused, match="no log"):
             box.switch.logs("web")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """DHCP through the switch: punted frames in, leases in the store, answers into the port that asked."""
+
 from __future__ import annotations
 
 import asyncio
@@ -8,6 +9,7 @@ import random
 
 import dpkt
 import pytest
+from dhcp_client import ACK, DISCOVER, OFFER, REQUEST, question
 from switchbox import Box, quiet, simulated, until
 
 from vswitch.control.addresses import LeasableAddresses
@@ -16,21 +18,6 @@ from vswitch.control.leases import _decoded, _stored
 from vswitch.control.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
 from vswitch.control.subnets import plan_subnet
 from vswitch.datapath.plane import Punt
-
-DISCOVER, REQUEST, OFFER, ACK, NAK = 1, 3, 2, 5, 6
-
-
-def question(kind: int, mac: bytes, *, wanted: bytes | None = None, server: bytes | None = None) -> bytes:
-    """A client's frame."""
-    options = [(53, bytes([kind])), (55, bytes([1, 3, 6, 26]))]
-    options += [(50, wanted)] if wanted else []
-    options += [(54, server)] if server else []
-    message = dpkt.dhcp.DHCP(op=1, xid=7, chaddr=mac, opts=options)
-    udp = dpkt.udp.UDP(sport=68, dport=67, data=bytes(message))
-    udp.ulen = len(udp)
-    ip = dpkt.ip.IP(src=bytes(4), dst=b"\xff" * 4, p=17, data=udp)
-    ip.len = len(ip)
-    return bytes(dpkt.ethernet.Ethernet(dst=b"\xff" * 6, src=mac, type=0x0800, data=ip))
 
 
 def ask(box: Box, frame: bytes, index: int | None = None) -> None:
@@ -65,7 +52,10 @@ async def test_a_container_that_asks_gets_the_address_it_has(tmp_path):
         await box.attach("web", AttachmentSpec(ip="172.17.3.4"))
         ask(box, question(DISCOVER, mac_of(box)))
         ((port, options, message),) = await answers(box)
-        assert (options[53], message.yiaddr) == (bytes([OFFER]), int.from_bytes(bytes([172, 17, 3, 4]), "big"))
+        assert (options[53], message.yiaddr) == (
+            bytes([OFFER]),
+            int.from_bytes(bytes([172, 17, 3, 4]), "big"),
+        )
         assert port in box.datapath.ports
         wishes = {"wanted": bytes([172, 17, 3, 4]), "server": bytes([172, 17, 0, 1])}
         ask(box, question(REQUEST, mac_of(box), **wishes))
@@ -74,7 +64,12 @@ async def test_a_container_that_asks_gets_the_address_it_has(tmp_path):
         assert (options[3], options[6]) == (bytes([172, 17, 0, 1]), bytes([192, 0, 2, 53]))
         assert options[26] == (1500).to_bytes(2, "big")
         (lease,) = box.switch.leases()
-        assert (lease.address, lease.container, lease.state, lease.network) == ("172.17.3.4", "web", "bound", "default")
+        assert (lease.address, lease.container, lease.state, lease.network) == (
+            "172.17.3.4",
+            "web",
+            "bound",
+            "default",
+        )
         assert lease.expires == "2023-11-14T23:13:20.000000Z"
 
 
@@ -135,7 +130,10 @@ async def test_questions_that_get_no_answer_are_counted_at_their_port(tmp_path):
         ask(box, b"short")
         ask(box, question(DISCOVER, b"\x02\x00\x00\x00\x00\x77"))
         ask(box, question(DISCOVER, b"\x02\x00\x00\x00\x00\x77"))
-        assert {row.reason: row.count for row in box.switch.drops()} == {"dhcp_malformed": 1, "dhcp_chaddr": 2}
+        assert {row.reason: row.count for row in box.switch.drops()} == {
+            "dhcp_malformed": 1,
+            "dhcp_chaddr": 2,
+        }
         box.datapath.on_punt(Punt("dhcp", 99, 0, b"", 0))
         box.datapath.on_punt(Punt("dhcp", 0, 99, b"", 0))
 
@@ -166,7 +164,7 @@ async def test_leases_outlive_a_restart_and_go_with_their_container(tmp_path):
         await box.restart()
         assert box.switch.leases() == before
         await box.switch.detach("web")
-        assert box.switch.leases() == [] and (await box.stored())["leases"] == []
+        assert box.switch.leases() == [] and (await box.stored())["leases"] == {}
 
 
 @simulated
@@ -192,7 +190,7 @@ async def test_leases_of_a_network_go_with_it(tmp_path):
         await answers(box)
         await box.switch.detach("web")
         await box.switch.remove_network("blue")
-        assert (await box.stored())["leases"] == []
+        assert (await box.stored())["leases"] == {}
 
 
 @simulated
@@ -215,7 +213,17 @@ def test_a_lease_is_read_back_as_it_was_stored(expires_at):
 
     from vswitch.dhcp.table import Lease, Put, State
 
-    lease = Lease(IPv4Address("10.0.0.7"), "p", b"\2\0\0\0\0\7", b"\xff\0id", "host", State.BOUND, 17.25, expires_at, False)
+    lease = Lease(
+        IPv4Address("10.0.0.7"),
+        "p",
+        b"\2\0\0\0\0\7",
+        b"\xff\0id",
+        "host",
+        State.BOUND,
+        17.25,
+        expires_at,
+        False,
+    )
     network = SimpleNamespace(record=SimpleNamespace(id="n"))
     (change,) = _stored(network, [Put(lease)])
     assert change.key == "n/10.0.0.7" and Lease.from_row(_decoded(change.document)) == lease

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each step of each change fails once: what is left is exactly what was there before, and the next try succeeds."""
+
 from __future__ import annotations
 
 import asyncio
@@ -96,7 +97,11 @@ async def test_whatever_step_of_attach_fails_everything_is_as_before(tmp_path):
 async def test_what_the_system_refuses_is_a_refusal_with_a_reason(tmp_path):
     async with Box(tmp_path) as box:
         faults = Faults(box)
-        for code, status, words in ((errno.EMFILE, 507, "descriptor"), (errno.ENOMEM, 507, "memory"), (errno.EIO, 500, "Input/output")):
+        for code, status, words in (
+            (errno.EMFILE, 507, "descriptor"),
+            (errno.ENOMEM, 507, "memory"),
+            (errno.EIO, 500, "Input/output"),
+        ):
             faults.error = OSError(code, os.strerror(code))
             faults.arm(1)
             before = box.snapshot()
@@ -129,7 +134,9 @@ async def test_whatever_step_of_starting_again_fails_the_container_is_stopped_as
 @simulated
 async def test_whatever_step_of_creating_a_network_fails_everything_is_as_before(tmp_path):
     async with Box(tmp_path) as box:
-        steps = await fail_every_step(box, lambda: box.switch.create_network(NetworkSpec(name="six", ipv6=True)))
+        steps = await fail_every_step(
+            box, lambda: box.switch.create_network(NetworkSpec(name="six", ipv6=True))
+        )
         assert steps == 1 + 2 + 1
         assert box.switch.network("six").name == "six"
 
@@ -162,7 +169,7 @@ async def test_a_container_that_ended_has_ended_whatever_the_store_says(tmp_path
         assert len((await box.stored())["containers"]) == 1
         await box.restart()
         assert box.switch.containers(everything=True) == []
-        assert (await box.stored())["containers"] == []
+        assert (await box.stored())["containers"] == {}
 
 
 @simulated

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The switch with nothing pretended: the real helper, dataplane, watcher and store, and real network namespaces."""
+
 from __future__ import annotations
 
 import asyncio
@@ -55,8 +56,13 @@ class Machine:
                 os.close(fd)
             kept = {}
         self.switch = Switch(
-            parse(b"[default_network]\nbip = \"10.201.7.1/24\"\n"), state_dir=str(self.folder), store=self.store,
-            datapath=self.datapath, helper=self.helper, watcher=NamespaceWatcher(), keeper=self.keeper,
+            parse(b'[default_network]\nbip = "10.201.7.1/24"\n'),
+            state_dir=str(self.folder),
+            store=self.store,
+            datapath=self.datapath,
+            helper=self.helper,
+            watcher=NamespaceWatcher(),
+            keeper=self.keeper,
         )
         await self.switch.start(kept)
 
@@ -71,7 +77,17 @@ class Machine:
         return (await self.switch.attach(spec, where, fd)).container
 
     async def ping(self, name: str, address: str, *, answered: bool = True) -> None:
-        command = ["ip", "netns", "exec", self.names[name], "ping", "-c1", "-W3" if answered else "-W1", "-n", address]
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            self.names[name],
+            "ping",
+            "-c1",
+            "-W3" if answered else "-W1",
+            "-n",
+            address,
+        ]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         said, _ = await process.communicate()
         assert (process.returncode == 0) == answered, said.decode()
@@ -108,7 +124,10 @@ def test_containers_ping_each_other_and_the_gateway_and_not_another_network(mach
         await machine.ping("a", c.networks[0].ipv4.partition("/")[0], answered=False)
         assert [endpoint.interface for endpoint in b.networks] == ["eth0", "eth1"]
         routes = ip("-n", machine.names["b"], "route", "show", "default")
-        assert routes.split()[:5] == ["default", "via", "10.201.7.1", "dev", "eth0"] and routes.count("default") == 1
+        assert (
+            routes.split()[:5] == ["default", "via", "10.201.7.1", "dev", "eth0"]
+            and routes.count("default") == 1
+        )
         await machine.stop()
 
     run(scene())

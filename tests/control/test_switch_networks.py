@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks from coming to going, and what they refuse, in a switch that is wholly in memory."""
+
 from __future__ import annotations
 
 import asyncio
@@ -27,7 +28,9 @@ async def test_automatic_subnets_avoid_other_networks_and_host_routes(tmp_path):
     box.host.subnets = [IPv4Network("172.17.4.0/24"), IPv4Network("172.18.0.0/15"), IPv6Network("fd00::/8")]
     async with box:
         assert box.switch.network("default").subnets[0].subnet == "172.20.0.0/16"
-        assert (await box.switch.create_network(NetworkSpec(name="blue"))).subnets[0].subnet == "172.21.0.0/16"
+        assert (await box.switch.create_network(NetworkSpec(name="blue"))).subnets[
+            0
+        ].subnet == "172.21.0.0/16"
 
 
 @simulated
@@ -37,7 +40,9 @@ async def test_a_named_subnet_may_overlap_a_host_route_but_no_other_network(tmp_
     async with box:
         await box.switch.create_network(NetworkSpec(name="blue", subnets=[SubnetSpec(subnet="10.1.0.0/16")]))
         with pytest.raises(Refused, match=r"overlaps 10.1.0.0/16 of network blue") as refusal:
-            await box.switch.create_network(NetworkSpec(name="red", subnets=[SubnetSpec(subnet="10.1.2.0/24")]))
+            await box.switch.create_network(
+                NetworkSpec(name="red", subnets=[SubnetSpec(subnet="10.1.2.0/24")])
+            )
         assert refusal.value.status == 409
 
 
@@ -75,35 +80,74 @@ async def test_several_subnets_are_filled_one_after_the_other(tmp_path):
         assert refusal.value.status == 507
 
 
-@pytest.mark.parametrize(("spec", "status", "words"), [
-    (NetworkSpec(name="default"), 409, "exists already"),
-    (NetworkSpec(name="host"), 400, "meaning of its own"),
-    (NetworkSpec(name="a b"), 400, "invalid"),
-    (NetworkSpec(name="0" * 63 + "f"), 400, "invalid"),
-    (NetworkSpec(name="x", mtu=67), 400, "MTU 67"),
-    (NetworkSpec(name="x", mtu=65521), 400, "MTU 65521"),
-    (NetworkSpec(name="x", mtu=1279, ipv6=True), 400, "1280"),
-    (NetworkSpec(name="x", options={"icc": "false"}), 400, "unknown"),
-    (NetworkSpec(name="x", options={"mtu": "big"}), 400, "must be a number"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.1/24")]), 400, "write the subnet, 10.0.0.0/24"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="ten")]), 400, "no subnet"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0")]), 400, "no subnet|within"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/31")]), 400, "no room"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="127.0.0.0/16")]), 400, "no network can use"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="0.0.0.0/0")]), 400, "no network can use"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="fd00::/64")]), 400, "--ipv6"),
-    (NetworkSpec(name="x", ipv6=True, subnets=[SubnetSpec(subnet="fe80::/64")]), 400, "no network can use"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24")] * 2), 400, "given too"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="172.17.3.0/24")]), 409, "of network default"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", gateway="10.0.1.1")]), 400, "outside"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", gateway="10.0.0.255")]), 400, "broadcast"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", gateway="fd00::1")]), 400, "outside"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", ip_range="10.0.1.0/25")]), 400, "outside"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", aux_addresses={"a": "10.0.0.1"})]), 400, "gateway too"),
-    (NetworkSpec(name="x", subnets=[SubnetSpec(subnet=f"10.{n}.0.0/24") for n in range(65)]), 400, "too many"),
-])
+@pytest.mark.parametrize(
+    ("spec", "status", "words"),
+    [
+        (NetworkSpec(name="default"), 409, "exists already"),
+        (NetworkSpec(name="host"), 400, "meaning of its own"),
+        (NetworkSpec(name="a b"), 400, "invalid"),
+        (NetworkSpec(name="0" * 63 + "f"), 400, "invalid"),
+        (NetworkSpec(name="x", mtu=67), 400, "MTU 67"),
+        (NetworkSpec(name="x", mtu=65521), 400, "MTU 65521"),
+        (NetworkSpec(name="x", mtu=1279, ipv6=True), 400, "1280"),
+        (NetworkSpec(name="x", options={"icc": "false"}), 400, "unknown"),
+        (NetworkSpec(name="x", options={"mtu": "big"}), 400, "must be a number"),
+        (
+            NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.1/24")]),
+            400,
+            "write the subnet, 10.0.0.0/24",
+        ),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="ten")]), 400, "no subnet"),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0")]), 400, "no subnet|within"),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/31")]), 400, "no room"),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="127.0.0.0/16")]), 400, "no network can use"),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="0.0.0.0/0")]), 400, "no network can use"),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="fd00::/64")]), 400, "--ipv6"),
+        (
+            NetworkSpec(name="x", ipv6=True, subnets=[SubnetSpec(subnet="fe80::/64")]),
+            400,
+            "no network can use",
+        ),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24")] * 2), 400, "given too"),
+        (NetworkSpec(name="x", subnets=[SubnetSpec(subnet="172.17.3.0/24")]), 409, "of network default"),
+        (
+            NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", gateway="10.0.1.1")]),
+            400,
+            "outside",
+        ),
+        (
+            NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", gateway="10.0.0.255")]),
+            400,
+            "broadcast",
+        ),
+        (
+            NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", gateway="fd00::1")]),
+            400,
+            "outside",
+        ),
+        (
+            NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", ip_range="10.0.1.0/25")]),
+            400,
+            "outside",
+        ),
+        (
+            NetworkSpec(
+                name="x", subnets=[SubnetSpec(subnet="10.0.0.0/24", aux_addresses={"a": "10.0.0.1"})]
+            ),
+            400,
+            "gateway too",
+        ),
+        (
+            NetworkSpec(name="x", subnets=[SubnetSpec(subnet=f"10.{n}.0.0/24") for n in range(65)]),
+            400,
+            "too many",
+        ),
+    ],
+)
 @simulated
-async def test_a_network_that_cannot_be_is_refused_in_one_line_and_leaves_nothing(tmp_path, spec, status, words):
+async def test_a_network_that_cannot_be_is_refused_in_one_line_and_leaves_nothing(
+    tmp_path, spec, status, words
+):
     async with Box(tmp_path) as box:
         before, stored = box.snapshot(), await box.stored()
         with pytest.raises(Refused, match=words) as refusal:
@@ -116,7 +160,10 @@ async def test_a_network_that_cannot_be_is_refused_in_one_line_and_leaves_nothin
 async def test_the_gateway_aux_and_range_that_are_asked_for_are_kept(tmp_path):
     async with Box(tmp_path) as box:
         subnet = SubnetSpec(
-            subnet="10.9.0.0/24", gateway="10.9.0.254", ip_range="10.9.0.16/29", aux_addresses={"printer": "10.9.0.16"}
+            subnet="10.9.0.0/24",
+            gateway="10.9.0.254",
+            ip_range="10.9.0.16/29",
+            aux_addresses={"printer": "10.9.0.16"},
         )
         await box.switch.create_network(NetworkSpec(name="blue", subnets=[subnet], options={"mtu": "9000"}))
         views = [(await box.attach(name, AttachmentSpec(network="blue"))).container for name in "abcdefg"]
@@ -162,7 +209,9 @@ async def test_prune_removes_what_nobody_uses(tmp_path):
 @simulated
 async def test_networks_made_at_the_same_moment_get_different_subnets(tmp_path):
     async with Box(tmp_path) as box:
-        made = await asyncio.gather(*(box.switch.create_network(NetworkSpec(name=f"n{n}")) for n in range(20)))
+        made = await asyncio.gather(
+            *(box.switch.create_network(NetworkSpec(name=f"n{n}")) for n in range(20))
+        )
         assert len({view.subnets[0].subnet for view in made}) == 20
         twice = await asyncio.gather(
             *(box.switch.create_network(NetworkSpec(name="same")) for _ in range(3)), return_exceptions=True
@@ -187,7 +236,12 @@ async def test_a_network_shows_its_containers_and_a_stopped_one_too(tmp_path):
     async with Box(tmp_path) as box:
         await box.attach("web", AttachmentSpec(aliases=["www"]))
         (member,) = box.switch.network("default").containers
-        assert (member.name, member.interface, member.ipv4, member.ipv6) == ("web", "eth0", "172.17.0.2/16", None)
+        assert (member.name, member.interface, member.ipv4, member.ipv6) == (
+            "web",
+            "eth0",
+            "172.17.0.2/16",
+            None,
+        )
         assert (member.mac, member.aliases) == ("02:42:ac:11:00:02", ["www"])
 
 
@@ -207,7 +261,7 @@ async def test_a_bip_that_cannot_be_had_ends_the_start(tmp_path):
     async with Box(tmp_path) as box:
         await box.switch.create_network(NetworkSpec(name="red", subnets=[SubnetSpec(subnet="10.5.0.0/16")]))
         box.settings = parse(b'[default_network]\nbip = "10.5.0.1/24"\n')
-        with pytest.raises(Refused, match="overlaps 10.5.0.0/16 of network red"):
+        with pytest.raises(Refused, match=r"overlaps 10\.5\.0\.0/16 of network red"):
             await box.restart()
 
 
@@ -217,7 +271,10 @@ async def test_live_settings_apply_at_once_and_the_others_are_reported(tmp_path)
         after = parse(b'[switch]\nmax_networks = 1\nlog_packets = "/x"\n[default_network]\nmtu = 1400\n')
         differences = {change.place: change.live for change in box.switch.reload(after)}
         assert differences == {
-            "switch.log_packets": False, "switch.max_networks": True, "default_network.mtu": False}
+            "switch.log_packets": False,
+            "switch.max_networks": True,
+            "default_network.mtu": False,
+        }
         with pytest.raises(Refused, match="1 networks, its limit"):
             await box.switch.create_network(NetworkSpec(name="blue"))
 
@@ -229,12 +286,21 @@ async def test_tables_name_containers_and_can_be_filtered(tmp_path):
         await box.attach("a")
         await box.attach("b", AttachmentSpec(network="blue"))
         assert [(row.network, row.container, row.kind) for row in await box.switch.fdb()] == [
-            ("blue", "b", "static"), ("default", "a", "static")]
+            ("blue", "b", "static"),
+            ("default", "a", "static"),
+        ]
         rows = [(row.network, row.address, row.container, row.kind) for row in await box.switch.neighbours()]
-        assert rows == [("blue", "172.18.0.1", None, "gateway"), ("blue", "172.18.0.2", "b", "endpoint"),
-                        ("default", "172.17.0.1", None, "gateway"), ("default", "172.17.0.2", "a", "endpoint")]
+        assert rows == [
+            ("blue", "172.18.0.1", None, "gateway"),
+            ("blue", "172.18.0.2", "b", "endpoint"),
+            ("default", "172.17.0.1", None, "gateway"),
+            ("default", "172.17.0.2", "a", "endpoint"),
+        ]
         assert [row.container for row in await box.switch.fdb(container="a")] == ["a"]
-        assert [row.address for row in await box.switch.neighbours(network="blue")] == ["172.18.0.1", "172.18.0.2"]
+        assert [row.address for row in await box.switch.neighbours(network="blue")] == [
+            "172.18.0.1",
+            "172.18.0.2",
+        ]
         assert [row.address for row in await box.switch.neighbours(container="a")] == ["172.17.0.2"]
         with pytest.raises(Refused, match="no such network"):
             await box.switch.fdb(network="red")
@@ -250,13 +316,21 @@ async def test_counters_are_shown_by_port_and_summed(tmp_path):
         (a, b) = sorted(box.datapath.ports)
         box.datapath.port_drops = {a: {"mac_spoof": 3}, b: {"mac_spoof": 1, "runt": 9}}
         stats = box.switch.stats()
-        assert [port.container for port in stats.ports] == ["a", "b"] and stats.drops == {"mac_spoof": 4, "runt": 9}
+        assert [port.container for port in stats.ports] == ["a", "b"] and stats.drops == {
+            "mac_spoof": 4,
+            "runt": 9,
+        }
         assert stats.tables["ports"].size == 2 and stats.tables["fdb"].capacity == 65536
         assert stats.totals["rx_frames"] == 0 and stats.resident_memory > 0
         await box.clock.advance(5)
-        assert box.switch.stats(container="a").uptime == 5 and box.switch.stats(container="a").drops == {"mac_spoof": 3}
+        assert box.switch.stats(container="a").uptime == 5 and box.switch.stats(container="a").drops == {
+            "mac_spoof": 3
+        }
         assert [(row.container, row.reason, row.count) for row in box.switch.drops()] == [
-            ("b", "runt", 9), ("a", "mac_spoof", 3), ("b", "mac_spoof", 1)]
+            ("b", "runt", 9),
+            ("a", "mac_spoof", 3),
+            ("b", "mac_spoof", 1),
+        ]
 
 
 @simulated
@@ -269,7 +343,10 @@ async def test_whoever_subscribes_is_told_what_happens(tmp_path):
         await box.switch.remove_network("blue")
         told = [await anext(subscription) for _ in range(4)]
         assert [(event.type, event.action, event.name) for event in told] == [
-            ("network", "create", "blue"), ("container", "attach", "web"), ("container", "remove", "web"),
-            ("network", "remove", "blue")]
+            ("network", "create", "blue"),
+            ("container", "attach", "web"),
+            ("container", "remove", "web"),
+            ("network", "remove", "blue"),
+        ]
         subscription.close()
         assert [event async for event in subscription] == []

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The switch is killed and started again: containers keep what they have, and what ended meanwhile is concluded."""
+
 from __future__ import annotations
 
 import os
@@ -15,19 +16,30 @@ from vswitch.control.store import Put, StoreError
 
 def same(view, other) -> bool:
     """Whether a container is what it was."""
-    return (view.id, view.name, view.state, view.networks) == (other.id, other.name, other.state, other.networks)
+    return (view.id, view.name, view.state, view.networks) == (
+        other.id,
+        other.name,
+        other.state,
+        other.networks,
+    )
 
 
 @simulated
 async def test_the_default_network_and_those_of_users_come_back_as_they_were(tmp_path):
     async with Box(tmp_path) as box:
-        spec = SubnetSpec(subnet="10.9.0.0/24", ip_range="10.9.0.128/25", aux_addresses={"printer": "10.9.0.200"})
-        await box.switch.create_network(NetworkSpec(name="blue", ipv6=True, subnets=[spec], labels={"a": "b"}))
+        spec = SubnetSpec(
+            subnet="10.9.0.0/24", ip_range="10.9.0.128/25", aux_addresses={"printer": "10.9.0.200"}
+        )
+        await box.switch.create_network(
+            NetworkSpec(name="blue", ipv6=True, subnets=[spec], labels={"a": "b"})
+        )
         before = box.switch.networks()
         await box.restart()
         assert box.switch.networks() == before
         assert {network["gateway_mac"] for network in box.datapath.networks.values()} == {
-            bytes.fromhex("0242ac110001"), bytes.fromhex("02420a090001")}
+            bytes.fromhex("0242ac110001"),
+            bytes.fromhex("02420a090001"),
+        }
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -56,7 +68,10 @@ async def test_descriptors_of_endpoints_that_are_no_more_are_closed(tmp_path):
         await box.switch.detach("web")
         before = len(os.listdir("/proc/self/fd"))
         box.keeper.kept = kept
-        box.namespaces._taps[os.fstat(*kept.values()).st_dev, os.fstat(*kept.values()).st_ino] = ((0, 0), "eth0")
+        box.namespaces._taps[os.fstat(*kept.values()).st_dev, os.fstat(*kept.values()).st_ino] = (
+            (0, 0),
+            "eth0",
+        )
         await box.restart(keep=True)
         assert len(os.listdir("/proc/self/fd")) == before - 1 and box.keeper.kept == {}
 
@@ -178,7 +193,7 @@ async def test_an_attach_that_was_under_way_is_undone_interfaces_included(tmp_pa
         await store_in_state(box, "web", state="starting", kept=False)
         await box.restart()
         assert box.switch.containers(everything=True) == [] and box.interfaces("web") == {}
-        assert (await box.stored())["containers"] == []
+        assert (await box.stored())["containers"] == {}
 
 
 @simulated
@@ -187,7 +202,7 @@ async def test_a_start_that_was_under_way_leads_back_to_exited(tmp_path):
         await box.run("job", detached=True)
         await store_in_state(box, "job", state="starting", kept=True)
         await box.restart()
-        assert box.switch.container("job").state == "exited"
+        assert box.switch.container("job").state == "exited" and box.interfaces("job") == {}
         await box.restart()
         assert box.switch.container("job").state == "exited"
         await box.switch.stop("job")
@@ -235,7 +250,7 @@ async def test_after_a_restart_a_container_is_still_stopped_by_its_process(tmp_p
 async def test_a_record_that_does_not_fit_is_left_in_the_store_and_the_rest_comes_back(tmp_path):
     async with Box(tmp_path) as box:
         web = (await box.attach("web")).container
-        document = dict(await box.store.load() and (await box.store.load())["containers"])[web.id]
+        document = (await box.stored())["containers"][web.id]
         thief = document.replace(web.id.encode(), b"f" * 64).replace(b'"web"', b'"zzz"')
         await box.store.write([Put("containers", "f" * 64, thief)])
         await box.restart()
@@ -257,13 +272,19 @@ async def test_a_document_that_cannot_be_read_is_named(tmp_path):
 async def test_changed_settings_of_the_default_network_are_applied_once_it_is_unused(tmp_path):
     async with Box(tmp_path) as box:
         await box.attach("web")
-        box.settings = parse(b'[default_network]\nbip = "10.77.0.1/24"\nfixed_cidr = "10.77.0.64/26"\nmtu = 9000\n')
+        box.settings = parse(
+            b'[default_network]\nbip = "10.77.0.1/24"\nfixed_cidr = "10.77.0.64/26"\nmtu = 9000\n'
+        )
         await box.restart()
         assert box.switch.network("default").subnets[0].subnet == "172.17.0.0/16"
         await box.switch.detach("web")
         await box.restart()
         view = box.switch.network("default")
-        assert (view.subnets[0].subnet, view.subnets[0].gateway, view.mtu) == ("10.77.0.0/24", "10.77.0.1", 9000)
+        assert (view.subnets[0].subnet, view.subnets[0].gateway, view.mtu) == (
+            "10.77.0.0/24",
+            "10.77.0.1",
+            9000,
+        )
         assert (await box.attach("web")).container.networks[0].ipv4 == "10.77.0.64/24"
         await box.switch.detach("web")
         box.settings = parse(b"[default_network]\nenabled = false\n")

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The controller on the real dataplane, wholly in memory: frames go in at one container's end and come out at another's."""
+
 from __future__ import annotations
 
 import asyncio
 import struct
 
+from dhcp_client import ACK, DISCOVER, OFFER, REQUEST, question
 from switchbox import Box, simulated, until
-from test_switch_dhcp import ACK, DISCOVER, OFFER, REQUEST, question
 
 from vswitch.control.model import AttachmentSpec, NetworkSpec
 from vswitch.datapath.plane import Datapath
@@ -124,9 +125,15 @@ async def test_tables_and_counters_tell_what_crossed(tmp_path):
         assert (port.rx_frames, port.rx_bytes, port.rx_segments) == (3, 180, 3)
         assert box.switch.stats().tables["ports"].size == 2
         assert {(row.mac, row.container, row.kind) for row in await box.switch.fdb()} >= {
-            (mac(2).hex(":"), "a", "static"), (mac(3).hex(":"), "b", "static")}
+            (mac(2).hex(":"), "a", "static"),
+            (mac(3).hex(":"), "b", "static"),
+        }
         rows = {(row.address, row.container, row.kind) for row in await box.switch.neighbours()}
-        assert rows == {("172.17.0.1", None, "gateway"), ("172.17.0.2", "a", "endpoint"), ("172.17.0.3", "b", "endpoint")}
+        assert rows == {
+            ("172.17.0.1", None, "gateway"),
+            ("172.17.0.2", "a", "endpoint"),
+            ("172.17.0.3", "b", "endpoint"),
+        }
 
 
 @simulated

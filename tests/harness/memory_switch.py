@@ -38,7 +38,7 @@ class MemoryHost:
     def raw(self) -> list[bytes]:
         """All that has come since the last look, vnet headers included."""
         found = []
-        while True:
+        while self.socket.fileno() >= 0:
             try:
                 data = self.socket.recv(LARGEST)
             except BlockingIOError:
@@ -46,6 +46,7 @@ class MemoryHost:
             if not data:
                 return found
             found.append(data)
+        return found
 
     def received(self) -> list[Frame]:
         """The frames that have come since the last look, without vnet headers."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attach helper of a switch that an unprivileged user runs.
 
-Each test runs as a uid that nobody has, in a process of its own. /dev/net/tun is made 0666 for it, as it is on distributions by
-default, and put back afterwards.
+Each test runs as a uid that nobody has, in a process of its own. /dev/net/tun is made 0666 for it, as it is
+by default on distributions, and put back afterwards.
 """
 import asyncio
 import contextlib
@@ -54,12 +54,13 @@ def helper_and_namespace(*flags: str):
 
 
 def attach_and_look(*flags: str):
-    """Attach, with the user namespace given or not; what is there then, and the target of an ARP request that comes."""
+    """Attach, with the user namespace given or not; what is there then, and whom an ARP request asks for."""
     with helper_and_namespace(*flags) as (helper, nested):
         assert os.geteuid() == STRANGER
         tap = asyncio.run(helper.attach(nested.fd, nested.userns_fd, PLAN))
         other = asyncio.run(helper.attach(nested.fd, None, InterfacePlan(mac="02:00:00:00:00:09")))
-        addresses = [a["local"] for a in nested.ip("address", "show", "eth0")[0]["addr_info"] if a["scope"] == "global"]
+        shown = nested.ip("address", "show", "eth0")[0]["addr_info"]
+        addresses = [address["local"] for address in shown if address["scope"] == "global"]
         routes = [nested.ip(family, "route", "show", "default")[0]["gateway"] for family in ("-4", "-6")]
         frames = []
         with contextlib.suppress(BlockingIOError):
@@ -130,7 +131,7 @@ def die_when_entered(netns_fd, userns_fd, plan):
 
 
 def survivors_of_a_killed_keeper():
-    """Whether a worker inside a user namespace ends with its keeper, though joining cleared its parent-death signal."""
+    """A worker inside a user namespace ends with its keeper, though joining cleared its death signal."""
     from vswitch.ports import inside
 
     inside.attach = die_when_entered

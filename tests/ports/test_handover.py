@@ -542,7 +542,8 @@ def test_the_client_needs_no_asyncio():
 
     code = "import sys, vswitch.ports.handover; print('asyncio' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     assert done.stdout == "False\n"
 
 

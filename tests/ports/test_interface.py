@@ -14,9 +14,16 @@ from vswitch.ports.interface import InterfacePlan, configure, free_name, unconfi
 from vswitch.ports.tap import open_tap
 
 MAC = "02:42:ac:11:00:02"
-PLAN4 = InterfacePlan(name="eth0", mac=MAC, mtu=1400, txqueuelen=3000, ipv4=["172.17.0.2/16"], gateway4="172.17.0.1")
+PLAN4 = InterfacePlan(
+    name="eth0", mac=MAC, mtu=1400, txqueuelen=3000, ipv4=["172.17.0.2/16"], gateway4="172.17.0.1"
+)
 PLAN6 = InterfacePlan(
-    name="eth0", mac=MAC, ipv4=["172.17.0.2/16"], ipv6=["fd00::2/64"], gateway4="172.17.0.1", gateway6="fd00::1"
+    name="eth0",
+    mac=MAC,
+    ipv4=["172.17.0.2/16"],
+    ipv6=["fd00::2/64"],
+    gateway4="172.17.0.1",
+    gateway6="fd00::1",
 )
 MS_REMOUNT = 32
 
@@ -33,12 +40,13 @@ def look() -> dict:
     """Everything about the namespace that a plan decides."""
     link = ip("link", "show", "eth0")[0]
     addresses = ip("address", "show", "eth0")[0]["addr_info"]
+    wide = [address for address in addresses if address["scope"] == "global"]
     return {
         "link": (link["address"], link["mtu"], link["txqlen"], "UP" in link["flags"]),
         "lo": "UP" in ip("link", "show", "lo")[0]["flags"],
-        "global": [(a["local"], a["prefixlen"], a.get("broadcast")) for a in addresses if a["scope"] == "global"],
+        "global": [(a["local"], a["prefixlen"], a.get("broadcast")) for a in wide],
         "local": [a["local"] for a in addresses if a["scope"] == "link"],
-        "tentative": [a["local"] for a in addresses if a.get("tentative") and a["scope"] == "global"],
+        "tentative": [a["local"] for a in wide if a.get("tentative")],
         "default4": [(r["gateway"], r["dev"]) for r in ip("-4", "route", "show", "default")],
         "default6": [(r["gateway"], r["dev"]) for r in ip("-6", "route", "show", "default")],
         "disable_ipv6": sysctl("eth0/disable_ipv6"),

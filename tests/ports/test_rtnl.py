@@ -5,6 +5,7 @@ import struct
 import subprocess
 
 import pytest
+from throwaway import ip
 
 from vswitch.ports import rtnl
 from vswitch.ports.interface import InterfacePlan
@@ -99,8 +100,8 @@ def try_a_batch_with_a_failure_in_the_middle():
         try:
             kernel.apply([rtnl.loopback_up(), rtnl.link_up(999), rtnl.address4(1, "127.1.2.3/32")])
         except NetlinkRefused as refusal:
-            shown = subprocess.run(["ip", "-br", "a", "show", "lo"], capture_output=True, text=True, check=True)
-            return refusal.errno, str(refusal), "127.1.2.3/32" in shown.stdout
+            addresses = [address["local"] for address in ip("address", "show", "lo")[0]["addr_info"]]
+            return refusal.errno, str(refusal), "127.1.2.3" in addresses
     return None
 
 

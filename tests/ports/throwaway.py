@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Throw-away network namespaces, and functions run inside them or as another user, each in a process of its own."""
+"""Throw-away network namespaces, and functions run in them or as another user, in processes of their own."""
 from __future__ import annotations
 
 import contextlib
@@ -79,7 +79,7 @@ def as_stranger(function: Callable, *arguments):
         os.setgroups([])
         os.setresgid(STRANGER, STRANGER, STRANGER)
         os.setresuid(STRANGER, STRANGER, STRANGER)
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after an exec: its own /proc/self is its own
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # as after an exec: /proc/self is its own
 
     return elsewhere(function, *arguments, before=become)
 

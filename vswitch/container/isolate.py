@@ -43,7 +43,7 @@ def _new_user_namespace() -> None:
         raise Refused(why_forbidden(error.errno, _read), 403) from error
 
 
-def why_forbidden(code: int, read: Callable[[str], str]) -> str:
+def why_forbidden(code: int | None, read: Callable[[str], str]) -> str:
     """One line for the errno of a refused unshare or uid_map; `read` gives a setting's text, if any."""
     if read(APPARMOR_RESTRICTS) == "1" and code in (errno.EPERM, errno.EACCES):
         return (
@@ -66,7 +66,7 @@ def why_forbidden(code: int, read: Callable[[str], str]) -> str:
         return "a seccomp filter, chroot or container around us forbids namespaces: run this outside of it"
     if code in (errno.EINVAL, errno.ENOSYS):
         return "this kernel lacks user, network, mount, UTS or PID namespaces: containers need them"
-    return f"the namespaces of a container cannot be made: {os.strerror(code)}"
+    return f"the namespaces of a container cannot be made: {os.strerror(code or 0)}"
 
 
 def check_tun(path: str = TUN_DEVICE) -> None:
@@ -77,7 +77,7 @@ def check_tun(path: str = TUN_DEVICE) -> None:
         raise Refused(why_no_tun(error.errno, path), 403) from error
 
 
-def why_no_tun(code: int, path: str = TUN_DEVICE) -> str:
+def why_no_tun(code: int | None, path: str = TUN_DEVICE) -> str:
     """One line for the errno of opening the TUN device."""
     if code == errno.EACCES:
         return f"{path} is closed to uid {os.geteuid()}: sudo chmod 0666 {path} (or run this as root)"
@@ -85,7 +85,7 @@ def why_no_tun(code: int, path: str = TUN_DEVICE) -> str:
         return f"there is no {path}: sudo modprobe tun (in a container: start it with --device {path})"
     if code == errno.EPERM:
         return f"a device policy forbids {path}: start the surrounding container with --device {path}"
-    return f"{path} cannot be opened: {os.strerror(code)}"
+    return f"{path} cannot be opened: {os.strerror(code or 0)}"
 
 
 def _read(path: str) -> str:

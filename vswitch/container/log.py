@@ -31,7 +31,7 @@ class LogFile:
             self._size_bytes = os.fstat(self._fd).st_size
         except OSError as error:
             self._fd = None
-            self._lost_because = error.strerror
+            self._lost_because = str(error.strerror)
 
     def append(self, data: bytes) -> None:
         """Write all of it, across a rotation if need be; what cannot be written is counted."""
@@ -51,7 +51,7 @@ class LogFile:
         try:
             os.replace(self._path, self._path + ".1")
         except OSError as error:
-            self._lost_because = error.strerror
+            self._lost_because = str(error.strerror)
         self._open()
 
     def _write(self, data: bytes) -> None:
@@ -75,7 +75,7 @@ class LogFile:
                     break
                 written = os.write(self._fd, view)
             except OSError as error:
-                self._lost_because = error.strerror
+                self._lost_because = str(error.strerror)
                 break
             self._size_bytes += written
             view = view[written:]

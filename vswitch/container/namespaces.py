@@ -86,7 +86,7 @@ def _cannot_open(what: str, error: Exception) -> Refused:
     if code in (errno.ENOENT, errno.ESRCH):
         return Refused(f"{what} does not exist" if what.startswith("/") else f"no {what} is running", 404)
     if code in (errno.EACCES, errno.EPERM):
-        return Refused(f"{what} belongs to somebody else: use the rights of its owner, or root", 403)
+        return Refused(f"{what} belongs to somebody else: use its owner's rights, or root", 403)
     reason = os.strerror(code) if code else error
     return Refused(f"{what} cannot be opened as a network namespace: {reason}")
 

@@ -110,7 +110,7 @@ def supervise(
 ) -> int:
     """Serve a running program until it ends; its exit status, 128 + signal if one killed it."""
     poller = select.poll()
-    for fd in (signals.fd, program.pidfd, program.events_fd, output and output.fd):
+    for fd in (signals.fd, program.pidfd, program.events_fd, output.fd if output else None):
         if fd is not None:
             poller.register(fd, select.POLLIN)
     while True:
@@ -150,13 +150,18 @@ def _stopped(number: int, program: Program, terminal: Terminal | None) -> None:
 
 def _end(program: Program, signals: SignalQueue, terminal: Terminal | None, output: Output | None) -> int:
     ended = program.reap()
-    for _ in range(LAST_READS if output else 0):
-        if not (_readable(output.fd) and output.pump()):
-            break
+    if output:
+        _drain(output)
     if terminal:
         terminal.take_back(-ended)
         signals.read()  # our own share of what take_back passed on
     return shell_code(ended)
+
+
+def _drain(output: Output) -> None:
+    for _ in range(LAST_READS):
+        if not (_readable(output.fd) and output.pump()):
+            return
 
 
 def _readable(fd: int) -> bool:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The address pool of a subnet as the DHCP engine sees it (dhcp.scope.Addresses): one judge of who has an address for both."""
+"""The address pool of a subnet as the DHCP engine sees it (dhcp.scope.Addresses): one judge of who has an
+address for both.
+"""
+
 from __future__ import annotations
 
 from ipaddress import IPv4Address

@@ -5,6 +5,7 @@ Neighbours that remember the address's last owner would otherwise send there unt
 §3, RFC 4861 §7.2.6). The dataplane answers questions by itself; these are the only ARP and ND frames that
 Python makes.
 """
+
 from __future__ import annotations
 
 import struct
@@ -23,7 +24,9 @@ ND_HOP_LIMIT = 255  # RFC 4861 §7.1: anything less came through a router and is
 def gratuitous_arp(mac: bytes, address: IPv4Address) -> bytes:
     """A request for the sender's own address to everybody (RFC 5227 §3: spa = tpa); a complete frame."""
     ethernet = BROADCAST + mac + struct.pack("!H", ETHERTYPE_ARP)
-    return ethernet + struct.pack("!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, address.packed, bytes(6), address.packed)
+    return ethernet + struct.pack(
+        "!HHBBH6s4s6s4s", 1, 0x0800, 6, 4, 1, mac, address.packed, bytes(6), address.packed
+    )
 
 
 def unsolicited_advertisement(mac: bytes, address: IPv6Address) -> bytes:
@@ -32,5 +35,7 @@ def unsolicited_advertisement(mac: bytes, address: IPv6Address) -> bytes:
     body = struct.pack("!BBHB3x16s", NEIGHBOUR_ADVERTISEMENT, 0, 0, OVERRIDE, address.packed) + option
     pseudo = pseudo_header_sum(address.packed, ALL_NODES.packed, ICMPV6, len(body))
     body = body[:2] + struct.pack("!H", checksum(body, pseudo)) + body[4:]
-    ip = struct.pack("!IHBB16s16s", 6 << 28, len(body), ICMPV6, ND_HOP_LIMIT, address.packed, ALL_NODES.packed)
+    ip = struct.pack(
+        "!IHBB16s16s", 6 << 28, len(body), ICMPV6, ND_HOP_LIMIT, address.packed, ALL_NODES.packed
+    )
     return ALL_NODES_MAC + mac + struct.pack("!H", ETHERTYPE_IPV6) + ip + body

@@ -14,6 +14,7 @@ Every step says how it is undone before the next one begins (AsyncExitStack); wh
 asked goes away, the undoings run backwards. The same path starts a stopped container again (its reservations
 are there already, and a failure leads back to `exited`) and mends an orphaned one.
 """
+
 from __future__ import annotations
 
 import logging
@@ -23,10 +24,10 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from vswitch.control.containers import identified, open_process, plan_container
+from vswitch.control.containers import identified, plan_container
 from vswitch.control.edges import Parts
 from vswitch.control.ending import Ending
-from vswitch.control.endpoints import interface_plan, reserve_endpoints
+from vswitch.control.endpoints import default_endpoint, interface_plan, reserve_endpoints
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
 from vswitch.control.model import ContainerSpec, NamespaceOrigin, Refused
@@ -40,7 +41,9 @@ log = logging.getLogger(__name__)
 
 
 class Namespace(NamedTuple):
-    """Open descriptors of where the container lives; the caller closes them. `pidfd` is of the process that it ends with."""
+    """Open descriptors of where the container lives; the caller closes them. `pidfd` is of the process that
+    it ends with.
+    """
 
     netns_fd: int
     userns_fd: int | None = None
@@ -60,7 +63,7 @@ class Attaching:
         self, spec: ContainerSpec, origin: NamespaceOrigin, namespace: Namespace, job: Job
     ) -> Container:
         """A new container, running. Refused, and then nothing of it is left."""
-        origin = identified(origin, namespace.netns_fd)
+        origin = identified(origin, namespace.netns_fd, namespace.pidfd)
         if (there := self._parts.inventory.container_in(origin.device, origin.inode)) is not None:
             return await self._mend(there, spec, origin, namespace, job)
         async with AsyncExitStack() as undo:
@@ -75,12 +78,16 @@ class Attaching:
     async def start_again(
         self, container: Container, origin: NamespaceOrigin, namespace: Namespace, job: Job
     ) -> None:
-        """A stopped container in new namespaces, with the addresses it had. Refused, and then it is stopped as before."""
-        origin = identified(origin, namespace.netns_fd)
+        """A stopped container in new namespaces, with the addresses it had. Refused, and then it is stopped
+        as before.
+        """
+        origin = identified(origin, namespace.netns_fd, namespace.pidfd)
         async with container.lock, AsyncExitStack() as undo:
             before = container.record
             if before.state != "exited" or container.name not in self._parts.inventory.container_ids:
-                raise Refused(f"container {container.name} is {before.state}: only a stopped one can be started", 409)
+                raise Refused(
+                    f"container {container.name} is {before.state}: only a stopped one can be started", 409
+                )
             self._refuse_shared(origin)
             container.record = replace(before, state="starting", origin=origin, exit_code=None)
             undo.callback(setattr, container, "record", before)
@@ -91,13 +98,20 @@ class Attaching:
         self._came(container, "start")
 
     async def _mend(
-        self, container: Container, spec: ContainerSpec, origin: NamespaceOrigin, namespace: Namespace, job: Job
+        self,
+        container: Container,
+        spec: ContainerSpec,
+        origin: NamespaceOrigin,
+        namespace: Namespace,
+        job: Job,
     ) -> Container:
         """The namespace is known already: an orphaned container's is taken back, another one's is refused."""
         async with container.lock, AsyncExitStack() as undo:
             before = container.record
             if before.state != "orphaned" or spec.name not in (None, container.name):
-                raise Refused(f"that network namespace is attached already, as {container.name}: detach it first", 409)
+                raise Refused(
+                    f"that network namespace is attached already, as {container.name}: detach it first", 409
+                )
             undo.push_async_callback(self._store_again, before)
             for port in list(container.ports.values()):
                 await self._wiring.disconnect(port)
@@ -114,7 +128,9 @@ class Attaching:
 
     def _refuse_shared(self, origin: NamespaceOrigin) -> None:
         if (there := self._parts.inventory.container_in(origin.device, origin.inode)) is not None:
-            raise Refused(f"that network namespace is attached already, as {there.name}: detach it first", 409)
+            raise Refused(
+                f"that network namespace is attached already, as {there.name}: detach it first", 409
+            )
 
     # ---- the steps
 
@@ -122,8 +138,12 @@ class Attaching:
         """Name, addresses and MACs, all or none."""
         parts = self._parts
         record = plan_container(
-            spec, origin, parts.inventory, parts.settings.switch.max_containers,
-            now=parts.clock.wall_s(), random=parts.random,
+            spec,
+            origin,
+            parts.inventory,
+            parts.settings.switch.max_containers,
+            now=parts.clock.wall_s(),
+            random=parts.random,
         )
         container = Container(record)
         parts.inventory.refuse_taken(container)
@@ -156,7 +176,9 @@ class Attaching:
     async def _store(self, record: ContainerRecord) -> None:
         await self._parts.store.write([Put("containers", record.id, encode(record))])
 
-    async def _bring_up(self, container: Container, namespace: Namespace, job: Job, undo: AsyncExitStack) -> None:
+    async def _bring_up(
+        self, container: Container, namespace: Namespace, job: Job, undo: AsyncExitStack
+    ) -> None:
         """From reserved to running; `undo` takes interfaces and ports away again."""
         container.stopping = False
         container.settled.clear()
@@ -172,9 +194,12 @@ class Attaching:
         container.record = running
 
     async def _interface(self, container: Container, endpoint: EndpointRecord, namespace: Namespace) -> Tap:
-        """The endpoint's TAP; in a namespace of others the helper chooses a free name, which is stored at once."""
+        """The endpoint's TAP; in a namespace of others the helper chooses a free name, which is stored at
+        once.
+        """
         network = self._parts.inventory.networks[endpoint.network]
-        plan = interface_plan(endpoint, network, default_route=endpoint is container.record.endpoints[0])
+        routed = default_endpoint(container.record.endpoints, self._parts.inventory.networks)
+        plan = interface_plan(endpoint, network, default_route=endpoint is routed)
         tap = await self._parts.helper.attach(namespace.netns_fd, namespace.userns_fd, plan)
         if tap.name != endpoint.interface:
             endpoint.interface = tap.name
@@ -189,7 +214,7 @@ class Attaching:
     def _watch(self, container: Container, pidfd: int | None, undo: AsyncExitStack) -> None:
         """Notice the namespace's end, and keep a descriptor of the process to stop."""
         undo.callback(self._ending.unwatch, container)
-        container.pidfd = os.dup(pidfd) if pidfd is not None else open_process(container.record.origin)
+        container.pidfd = None if pidfd is None else os.dup(pidfd)
         self._ending.watch(container)
 
     def _came(self, container: Container, action: str) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container: how a wish becomes a record, every part of it checked; and the files under /etc that go with it.
+"""A container: how a wish becomes a record, every part of it checked; and the files under /etc for it.
 
 Nothing here awaits or touches the kernel. What the client will do itself in its own rights (command,
 environment, working folder, capabilities) is kept as it came.
 """
+
 from __future__ import annotations
 
 import os
@@ -26,11 +27,19 @@ LISTS_LIMIT = 256  # entries of --dns, --add-host and the like: resolvers read f
 
 
 def plan_container(
-    spec: ContainerSpec, origin: NamespaceOrigin, inventory: Inventory, limit: int, *, now: float, random: Random
+    spec: ContainerSpec,
+    origin: NamespaceOrigin,
+    inventory: Inventory,
+    limit: int,
+    *,
+    now: float,
+    random: Random,
 ) -> ContainerRecord:
     """The container that `spec` becomes, still without endpoints. Refused if it cannot be."""
     if len(inventory.containers) >= limit:
-        raise Refused(f"the switch has {limit} containers, its limit: remove one (vswitch ps -a lists them)", 507)
+        raise Refused(
+            f"the switch has {limit} containers, its limit: remove one (vswitch ps -a lists them)", 507
+        )
     if spec.name is not None:
         check_name(spec.name, "container")
     if spec.command is not None and not spec.command:
@@ -61,21 +70,48 @@ def check_resolver_settings(spec: ContainerSpec) -> None:
                 raise Refused(f"{option} {word[:80]!r} is invalid: one word without spaces")
     for extra in spec.extra_hosts:
         parse_extra_host(extra, gateway="192.0.2.1")
-    for what, entries in (("--dns", spec.dns), ("--dns-search", spec.dns_search), ("--add-host", spec.extra_hosts)):
+    for what, entries in (
+        ("--dns", spec.dns),
+        ("--dns-search", spec.dns_search),
+        ("--add-host", spec.extra_hosts),
+    ):
         if len(entries) > LISTS_LIMIT:
             raise Refused(f"{len(entries)} times {what} is too often: at most {LISTS_LIMIT}")
 
 
-def identified(origin: NamespaceOrigin, netns_fd: int) -> NamespaceOrigin:
-    """`origin` with what the kernel says about the namespace. Refused if the client says otherwise, or sent our own."""
+def identified(origin: NamespaceOrigin, netns_fd: int, pidfd: int | None) -> NamespaceOrigin:
+    """`origin` with what the kernel says about the namespace. Refused if the client says otherwise, or sent
+    our own.
+    """
     status = os.fstat(netns_fd)
     claimed, actual = (origin.device, origin.inode), (status.st_dev, status.st_ino)
     if claimed not in ((0, 0), actual):
         raise Refused("the descriptor is of another namespace than the origin says: attach again", 409)
     own = os.stat("/proc/self/ns/net")
     if actual == (own.st_dev, own.st_ino):
-        raise Refused("that is the network namespace of the switch itself: give the container one of its own", 409)
+        raise Refused(
+            "that is the network namespace of the switch itself: give the container one of its own", 409
+        )
+    if origin.path is not None:
+        _refuse_other_path(origin.path, actual)
+    elif origin.pid is None or pidfd is None:
+        raise Refused("where the namespace is found is missing: a path, or a pid with its pidfd")
     return replace(origin, device=actual[0], inode=actual[1])
+
+
+def _refuse_other_path(path: str, actual: tuple[int, int]) -> None:
+    """Its end is noticed by its path, so we must see it there too."""
+    if not os.path.isabs(path):
+        raise Refused(f"{path!r} is no absolute path of a namespace")
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or problem
+        raise Refused(
+            f"the namespace is gone, or out of the switch's sight: {path!r}: {reason}", 404
+        ) from None
+    if (status.st_dev, status.st_ino) != actual:
+        raise Refused(f"the namespace is gone: {path} is another one now", 404)
 
 
 def open_process(origin: NamespaceOrigin) -> int | None:
@@ -99,14 +135,18 @@ def restart_spec(container: Container) -> ContainerSpec:
 
 
 def container_files(container: Container, inventory: Inventory, resolvers: ResolvConf) -> ContainerFiles:
-    """resolv.conf from --dns and friends, else the host's own; hosts with the container's addresses and --add-host."""
+    """resolv.conf from --dns and friends, else the host's own; hosts with the container's addresses and
+    --add-host.
+    """
     record, spec = container.record, container.record.spec
     addresses = [a for endpoint in record.endpoints for a in (endpoint.ipv4, endpoint.ipv6) if a is not None]
     first = record.endpoints[0]
     gateway = inventory.networks[first.network].gateway_for(first.ipv4)
     return ContainerFiles(
         resolv_conf=resolv_conf(
-            spec.dns or resolvers.nameservers, spec.dns_search or resolvers.search, spec.dns_options or resolvers.options
+            spec.dns or resolvers.nameservers,
+            spec.dns_search or resolvers.search,
+            spec.dns_options or resolvers.options,
         ),
         hosts=hosts(
             record.hostname,

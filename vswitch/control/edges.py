@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the controller is handed: everything that touches the kernel, the clock or chance, as protocols (DESIGN 8, 11).
+"""What the controller is handed: everything that touches the kernel, the clock or chance, as protocols.
 
 The real ones stand in datapath/, ports/, container/, daemon/ and host.py; in-memory twins of all of them in
 twins.py.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -32,8 +33,16 @@ class Datapath(Protocol):
     async def add_network(self, index: int, *, mtu: int, gateway_mac: bytes, dhcp: bool) -> None: ...
     async def remove_network(self, index: int) -> None: ...
     async def add_port(
-        self, index: int, fd: int, network: int, *, kind: str, vnet_header: bool, gso: int,
-        mac: bytes | None = None, guard: bool = True,
+        self,
+        index: int,
+        fd: int,
+        network: int,
+        *,
+        kind: str,
+        vnet_header: bool,
+        gso: int,
+        mac: bytes | None = None,
+        guard: bool = True,
     ) -> None: ...
     async def remove_port(self, index: int) -> None: ...
     async def add_neighbour(self, network: int, address: bytes, mac: bytes, port: int | None) -> None: ...
@@ -54,7 +63,11 @@ class AttachHelper(Protocol):
     async def attach(self, netns_fd: int, userns_fd: int | None, plan: InterfacePlan) -> Tap: ...
     async def reattach(self, origin: NamespaceOrigin, plan: InterfacePlan) -> Tap: ...
     async def remove(
-        self, name: str, *, netns_fd: int | None = None, userns_fd: int | None = None,
+        self,
+        name: str,
+        *,
+        netns_fd: int | None = None,
+        userns_fd: int | None = None,
         origin: NamespaceOrigin | None = None,
     ) -> None: ...
 
@@ -89,7 +102,9 @@ class Host(Protocol):
 
 
 class Keeper(Protocol):
-    """daemon.notify.Notifier: a service manager that keeps descriptors while the switch is dead; names are endpoint ids."""
+    """daemon.notify.Notifier: a service manager that keeps descriptors while the switch is dead; names are
+    endpoint ids.
+    """
 
     def store(self, name: str, fd: int) -> None: ...
     def forget(self, name: str) -> None: ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container goes: asked to (stop, detach, remove) or of itself (its process ends, its namespace disappears).
+"""A container goes: asked to (stop, detach, remove), or of itself (its process or its namespace ends).
 
 What is left of it: attached, namespace gone or detached nothing run in the foreground, ended by itself
 nothing run in the foreground, `vswitch stop` exited: name and addresses stay reserved until `rm` run -d,
@@ -11,6 +11,7 @@ ended of itself has ended whatever the store says: that is logged, and the next 
 A process's end is noticed twice, by its pidfd and by its supervisor's report, which alone knows the exit
 code; the report is given REPORT_PATIENCE_S to come, then the container has ended without one.
 """
+
 from __future__ import annotations
 
 import logging
@@ -51,7 +52,9 @@ class Ending:
     # ---- noticed
 
     def watch(self, container: Container) -> None:
-        """Notice the container's end from now on: its process's, or its namespace's path's. Refused if there is neither."""
+        """Notice the container's end from now on: its process's, or its namespace's path's. Refused if there
+        is neither.
+        """
         origin = container.record.origin
 
         def gone() -> None:
@@ -62,7 +65,9 @@ class Ending:
         if origin.path is not None:
             container.watches.append(self._parts.watcher.watch_path(origin.path, origin.inode, gone))
         if not container.watches:
-            raise Refused(f"the end of {container.name} could not be noticed: a path or a running process must be known")
+            raise Refused(
+                f"the end of {container.name} could not be noticed: a path or a running process must be known"
+            )
 
     def unwatch(self, container: Container) -> None:
         """Notice it no more, and let go of the process."""
@@ -78,7 +83,9 @@ class Ending:
         await self.ended(container, None, origin)
 
     async def reported(self, container: Container, exit_code: int) -> None:
-        """Its supervisor says that it is over. Refused while its first process runs: that report is of an earlier run."""
+        """Its supervisor says that it is over. Refused while its first process runs: that report is of an
+        earlier run.
+        """
         if container.pidfd is not None and not pid_ended(container.pidfd):
             raise Refused(f"container {container.name} still runs", 409)
         await self.ended(container, exit_code, container.record.origin)
@@ -118,14 +125,16 @@ class Ending:
         await quietly(self._write(record), f"container {record.name}")
 
     async def orphan(self, container: Container, why: str) -> None:
-        """Its interfaces, or one of them, are beyond reach; the remedy is shown until it is mended or goes."""
+        """An interface is beyond reach; the remedy is shown until the container is mended or goes."""
         record = container.record
         log.warning("container %s is orphaned: %s", record.name, why)
-        await self._note(replace(record, state="orphaned", kept=True, remedy=f"{why}; {remedy(record)}"), container)
+        await self._note(
+            replace(record, state="orphaned", kept=True, remedy=f"{why}; {remedy(record)}"), container
+        )
         self._publish(container, "orphan", reason=why)
 
     async def interface_gone(self, container: Container, endpoint_id: str) -> None:
-        """The dataplane found a descriptor dead: the interface was deleted, or its namespace is just ending."""
+        """The dataplane found a descriptor dead: the interface was deleted, or its namespace is ending."""
         async with container.lock:
             port = container.ports.get(endpoint_id)
             if port is None or not self._there(container):
@@ -139,7 +148,10 @@ class Ending:
     async def stop(self, container: Container, timeout_s: float) -> None:
         """SIGTERM, after `timeout_s` SIGKILL; returns when it has ended and is kept as exited."""
         if not container.made_by_us:
-            raise Refused(f"container {container.name} was attached, not run: use `vswitch detach {container.name}`", 409)
+            raise Refused(
+                f"container {container.name} was attached, not run: use `vswitch detach {container.name}`",
+                409,
+            )
         if not 0 <= timeout_s <= STOP_TIMEOUT_LIMIT_S:
             raise Refused(f"timeout must be between 0 and {STOP_TIMEOUT_LIMIT_S:g} s")
         async with container.lock:
@@ -156,8 +168,11 @@ class Ending:
                 return
         self._signal(container, signal.SIGKILL)
         if not await happens_within(self._parts.clock, KILL_PATIENCE_S, container.settled):
-            raise Refused(f"container {container.name} does not end, not even by SIGKILL: see what pid"
-                          f" {container.record.origin.pid} waits for", 500)
+            raise Refused(
+                f"container {container.name} does not end, not even by SIGKILL: see what pid"
+                f" {container.record.origin.pid} waits for",
+                500,
+            )
 
     def _signal(self, container: Container, number: signal.Signals) -> None:
         """To its first process; one that is gone already has ended."""
@@ -169,12 +184,17 @@ class Ending:
             origin = container.record.origin
             self._jobs.start(lambda job: self.ended(container, None, origin))
         except PermissionError:
-            raise Refused(f"no permission to end container {container.name}: it belongs to another user", 403) from None
+            raise Refused(
+                f"no permission to end container {container.name}: it belongs to another user", 403
+            ) from None
 
     async def detach(self, container: Container, job: Job) -> None:
         """Take an attached container's interfaces away and forget it."""
         if container.made_by_us:
-            raise Refused(f"container {container.name} was started by `vswitch run`: use `vswitch stop` or `vswitch rm`", 409)
+            raise Refused(
+                f"container {container.name} was run, not attached: use `vswitch stop {container.name}`",
+                409,
+            )
         await self._forget(container, job)
 
     async def remove(self, container: Container, force: bool, job: Job) -> None:
@@ -182,7 +202,9 @@ class Ending:
         state, name = container.record.state, container.name
         if container.live and not force and not (state == "orphaned" and not container.made_by_us):
             how = "stop" if container.made_by_us else "detach"
-            raise Refused(f"container {name} is {state}: `vswitch {how} {name}` first, or remove it with --force", 409)
+            raise Refused(
+                f"container {name} is {state}: `vswitch {how} {name}` first, or remove it with --force", 409
+            )
         if container.live and container.made_by_us:
             container.stopping = True
             await self._end_process(container, 0)
@@ -208,7 +230,7 @@ class Ending:
             await self._go(container, sweep=True)
 
     async def _go(self, container: Container, *, sweep: bool) -> None:
-        """Forget it, whatever fails on the way; `sweep` looks for interfaces that we hold no descriptor of."""
+        """Forget it, whatever fails; `sweep` looks for interfaces that we hold no descriptor of."""
         if sweep:
             await self.sweep(container)
         await self._take_down(container)
@@ -219,7 +241,9 @@ class Ending:
                 changes += self._leasing.forget_endpoint(endpoint, network)
                 release_endpoint(endpoint, network)
         self._parts.inventory.drop_container(container)
-        await quietly(self._parts.store.write(changes), f"container {container.name} is forgotten at the next start")
+        await quietly(
+            self._parts.store.write(changes), f"container {container.name} is forgotten at the next start"
+        )
         remove_logs(self._parts.state_dir, container.record.id)
         container.settled.set()
         self._publish(container, "remove")
@@ -229,7 +253,9 @@ class Ending:
         for endpoint in container.record.endpoints:
             if endpoint.interface and endpoint.id not in container.ports:
                 remove = self._parts.helper.remove(endpoint.interface, origin=container.record.origin)
-                await quietly(remove, f"container {container.name}: interface {endpoint.interface} may stay behind")
+                await quietly(
+                    remove, f"container {container.name}: interface {endpoint.interface} may stay behind"
+                )
 
     async def _take_down(self, container: Container) -> None:
         self.unwatch(container)

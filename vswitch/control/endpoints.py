@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A container's attachments to its networks: which interface, address and MAC each gets, and how they are given back.
+"""A container's attachments to networks: interface, address and MAC of each, and how they are given back.
 
 Nothing here awaits: a container's names, addresses and MACs are all reserved in one turn of the event loop,
-or none is. The first network that is named holds the default routes.
+or none is. The first network with a way out holds the default routes.
 """
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
 from random import Random
@@ -22,9 +23,14 @@ NETWORKS_LIMIT = 64  # per container: each is an interface, a port and a descrip
 
 
 def reserve_endpoints(
-    wishes: Sequence[tuple[AttachmentSpec, Network]], holder: str, random: Random, undo: ExitStack, *, named: bool
+    wishes: Sequence[tuple[AttachmentSpec, Network]],
+    holder: str,
+    random: Random,
+    undo: ExitStack,
+    *,
+    named: bool,
 ) -> list[EndpointRecord]:
-    """An endpoint on each network, all reserved for `holder`; `undo` gives them back. Refused if one cannot be.
+    """An endpoint on each network, reserved for `holder`; `undo` gives them back. Refused if one cannot be.
 
     `named`: interfaces are eth0, eth1, …; else the helper finds names that are free in the namespace.
     """
@@ -59,17 +65,23 @@ def release_endpoint(endpoint: EndpointRecord, network: Network) -> None:
             network.release(ip_address(text))
 
 
+def default_endpoint(
+    endpoints: Sequence[EndpointRecord], networks: Mapping[str, Network]
+) -> EndpointRecord | None:
+    """Which endpoint holds the default routes: the first on a network that has a way out."""
+    return next((e for e in endpoints if not networks[e.network].record.asked.internal), None)
+
+
 def interface_plan(endpoint: EndpointRecord, network: Network, *, default_route: bool) -> InterfacePlan:
-    """What the helper makes of an endpoint in the container's namespace; internal networks have no way out."""
-    routed = default_route and not network.record.asked.internal
+    """What the helper makes of an endpoint in the container's namespace."""
     return InterfacePlan(
         name=endpoint.interface or None,
         mac=endpoint.mac,
         mtu=network.record.mtu,
         ipv4=[network.with_prefix(endpoint.ipv4)] if endpoint.ipv4 else [],
         ipv6=[network.with_prefix(endpoint.ipv6)] if endpoint.ipv6 else [],
-        gateway4=network.gateway_for(endpoint.ipv4) if routed else None,
-        gateway6=network.gateway_for(endpoint.ipv6) if routed else None,
+        gateway4=network.gateway_for(endpoint.ipv4) if default_route else None,
+        gateway6=network.gateway_for(endpoint.ipv6) if default_route else None,
         persist=True,
     )
 
@@ -113,14 +125,16 @@ def _address(
 def _wished_address(network: Network, version: int, wished: str, option: str) -> Address:
     address = parse_address(wished, f"--{option}")
     if address.version != version:
-        raise Refused(f"--{option} {address} is IPv{address.version}: use --{'ip6' if version == 4 else 'ip'}")
+        raise Refused(
+            f"--{option} {address} is IPv{address.version}: use --{'ip6' if version == 4 else 'ip'}"
+        )
     if version == 6 and not any(subnet.version == 6 for subnet in network.subnets):
         raise Refused(f"network {network.name} has no IPv6 subnet: create it with --ipv6, or leave out --ip6")
     return address
 
 
 def _mac(network: Network, wished: str | None, ipv4: Address | None, holder: str, random: Random) -> bytes:
-    """The wished MAC, else 02:42 and the IPv4 address, else (somebody wished for just that one) a random one."""
+    """The wished MAC, else 02:42 and the IPv4 address, else (somebody wished for that one) a random one."""
     if wished is not None:
         mac = mac_bytes(wished)
         _hold_mac(network, mac, holder)
@@ -134,7 +148,9 @@ def _mac(network: Network, wished: str | None, ipv4: Address | None, holder: str
 
 def _hold_mac(network: Network, mac: bytes, holder: str) -> None:
     if (other := network.macs.get(mac)) is not None:
-        raise Refused(f"MAC address {mac_text(mac)} is in use by {other} on network {network.name}: choose another", 409)
+        raise Refused(
+            f"MAC address {mac_text(mac)} is in use by {other} on network {network.name}: choose another", 409
+        )
     network.macs[mac] = holder
 
 

@@ -4,6 +4,7 @@
 Publishing never waits. Each subscriber has a queue of its own with a limit; one that does not keep up loses
 the newest events, is told how many (`events` / `lost`) as soon as there is room again, and delays nobody.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +14,7 @@ from collections.abc import AsyncIterator
 from vswitch.clock import Clock, rfc3339
 from vswitch.control.model import Event, Refused
 
-# Attaching 500 containers at once makes 1,000 events within a second; a reader in Python or jq keeps up with that.
+# Attaching 500 containers at once makes some 1,000 events within a second; readers in Python or jq keep up.
 QUEUE_LIMIT = 4096
 SUBSCRIBER_LIMIT = 256  # each may hold a full queue of some 300 bytes an event: 300 MiB if all of them hang
 
@@ -52,7 +53,9 @@ class Subscription(AsyncIterator[Event]):
             self._lost += 1
             return
         if self._lost:
-            self._queue.append(Event(time=event.time, type="events", action="lost", attributes={"count": self._lost}))
+            self._queue.append(
+                Event(time=event.time, type="events", action="lost", attributes={"count": self._lost})
+            )
             self._lost = 0
         self._queue.append(event)
         self._stirred.set()
@@ -73,12 +76,19 @@ class Events:
         self.subscriptions.add(subscription)
         return subscription
 
-    def publish(self, type: str, action: str, id: str | None = None, name: str | None = None, **attributes: object) -> None:
+    def publish(
+        self, type: str, action: str, id: str | None = None, name: str | None = None, **attributes: object
+    ) -> None:
         """Tell everybody; `type` is a noun, `action` what happened to it."""
         if not self.subscriptions:
             return
         event = Event(
-            time=rfc3339(self._clock.wall_s()), type=type, action=action, id=id, name=name, attributes=attributes
+            time=rfc3339(self._clock.wall_s()),
+            type=type,
+            action=action,
+            id=id,
+            name=name,
+            attributes=attributes,
         )
         for subscription in self.subscriptions:
             subscription.put(event)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine the switch runs on: which subnets it reaches by routes of its own, which resolvers it uses, our memory.
+"""The machine the switch runs on: the subnets it has routes to, the resolvers it uses, our own memory.
 
 Read from /proc and /etc each time it is asked, since all of it changes while we run. Reading is all that
 happens here; a file that is not there or says nothing sensible counts as empty: a machine without IPv6 has no
 /proc/net/ipv6_route.
 """
+
 from __future__ import annotations
 
 import os
@@ -19,7 +20,7 @@ RESOLV_CONF = "/etc/resolv.conf"
 # systemd-resolved's list of real servers, for when /etc/resolv.conf names only its stub on 127.0.0.53
 RESOLVED_CONF = "/run/systemd/resolve/resolv.conf"
 RTF_UP, RTF_REJECT = 0x0001, 0x0200
-# A route shorter than this is a way out and no neighbourhood: the default route, or the halves of it that VPNs install
+# A shorter route is a way out and no neighbourhood: the default route, or the halves of it that VPNs install
 SHORTEST_NEIGHBOURHOOD = 4
 
 
@@ -31,13 +32,15 @@ class ProcHost:
         self._root = root
 
     def routes(self) -> list[Subnet]:
-        """Every subnet that has a route in this network namespace's tables, directly attached ones included."""
+        """Every subnet that this network namespace has a route to, directly attached ones included."""
         v4 = parse_routes4(_read(f"{self._proc}/net/route"))
         v6 = parse_routes6(_read(f"{self._proc}/net/ipv6_route"))
         return [subnet for subnet in (*v4, *v6) if subnet.prefixlen >= SHORTEST_NEIGHBOURHOOD]
 
     def resolv_conf(self) -> ResolvConf:
-        """The resolvers that a container could ask too; systemd-resolved's own ones where only its stub is named."""
+        """The resolvers that a container could ask too; systemd-resolved's own ones where only its stub is
+        named.
+        """
         conf = reachable(parse_resolv_conf(_read(self._root + RESOLV_CONF)))
         if conf.nameservers:
             return conf
@@ -51,7 +54,9 @@ class ProcHost:
 
 
 def parse_routes4(text: str) -> Iterator[Subnet]:
-    """The destinations in /proc/net/route: hexadecimal numbers in the machine's byte order, mask in the eighth column."""
+    """The destinations in /proc/net/route: hexadecimal numbers in the machine's byte order, mask in the
+    eighth column.
+    """
     for line in text.splitlines()[1:]:
         fields = line.split()
         try:
@@ -67,7 +72,12 @@ def parse_routes6(text: str) -> Iterator[Subnet]:
     for line in text.splitlines():
         fields = line.split()
         try:
-            address, prefix, flags, device = bytes.fromhex(fields[0]), int(fields[1], 16), int(fields[8], 16), fields[9]
+            address, prefix, flags, device = (
+                bytes.fromhex(fields[0]),
+                int(fields[1], 16),
+                int(fields[8], 16),
+                fields[9],
+            )
             subnet = IPv6Network((address, prefix), strict=False)
         except (IndexError, ValueError):
             continue

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is: networks, containers and ports, found by name, id, index. In memory, and only ever touched by the event loop.
+"""What there is: networks, containers and ports, found by name, id, index. It belongs to the event loop.
 
 Everything here can be rebuilt from the store's records, the namespaces and the dataplane; recovery.py does
 that.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -19,8 +20,8 @@ from vswitch.ports.tap import Tap
 
 NETWORK_INDEXES = 4096  # the dataplane's network table
 PORT_INDEXES = 65535  # the dataplane's port table; the last 16-bit number means "no port" there
-# Indexes given back are not given out again until this many wait: what is still on its way out of the dataplane (a punted
-# frame, an event, a row of a snapshot) must not be taken for the next owner's.
+# Indexes given back rest until this many wait: what is still on its way out of the dataplane (a punted frame,
+# an event, a row of a snapshot) must not be taken for the next owner's.
 INDEX_REST = 64
 LIVE_STATES = ("starting", "running", "orphaned", "removing")
 
@@ -52,7 +53,9 @@ class Indexes:
 class Port:
     """One endpoint's descriptor in the dataplane; `bindings` are the addresses it is known to answer for."""
 
-    def __init__(self, index: int, tap: Tap, container: Container, endpoint: EndpointRecord, network: Network):
+    def __init__(
+        self, index: int, tap: Tap, container: Container, endpoint: EndpointRecord, network: Network
+    ):
         self.index = index
         self.tap = tap
         self.container = container
@@ -88,6 +91,9 @@ class Container:
         return self.record.spec.command is not None
 
 
+Member = tuple[Container, EndpointRecord]
+
+
 class Inventory:
     """The three tables and their keys."""
 
@@ -103,7 +109,9 @@ class Inventory:
     # ---- networks
 
     def network(self, reference: str) -> Network:
-        """By name, id or beginning of an id; one that is only being made is not there yet. Refused with 404 or 409."""
+        """By name, id or beginning of an id; one that is only being made is not there yet. Refused with 404
+        or 409.
+        """
         network = resolve(reference, self.networks, self.network_ids, "network")
         if not network.ready:
             raise Refused(f"no such network: {reference!r}", 404)
@@ -140,8 +148,9 @@ class Inventory:
         if (holder := self.container_ids.get(container.name)) is not None:
             state = self.containers[holder].record.state
             raise Refused(
-                f"container name {container.name} is taken by {holder[:12]} ({state}): choose another, or remove it"
-                f" with `vswitch rm {container.name}`", 409
+                f"container name {container.name} is taken by {holder[:12]} ({state}): choose another,"
+                f" or remove it with `vswitch rm {container.name}`",
+                409,
             )
 
     def add_container(self, container: Container) -> None:
@@ -162,9 +171,10 @@ class Inventory:
 
     # ---- ports
 
-    def endpoints_of(self, network: Network) -> Iterator[tuple[Container, EndpointRecord]]:
-        """Who is on a network, stopped containers included."""
+    def members(self) -> dict[str, list[Member]]:
+        """Who is on which network (by id), stopped containers included."""
+        members: dict[str, list[Member]] = {}
         for container in self.containers.values():
             for endpoint in container.record.endpoints:
-                if endpoint.network == network.record.id:
-                    yield container, endpoint
+                members.setdefault(endpoint.network, []).append((container, endpoint))
+        return members

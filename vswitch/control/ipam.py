@@ -12,6 +12,7 @@ costs what a /24 costs, and the next free address is one binary search away. A p
 by reserving every stored address and handing in the stored `last`; it then goes on as if there had been no
 restart.
 """
+
 from __future__ import annotations
 
 from bisect import bisect_right
@@ -98,7 +99,9 @@ class AddressPool:
         return f"{self.plan.ip_range} of {self.plan.subnet}"
 
     def _next(self) -> tuple[int, int]:
-        """(gap, address) of the lowest free address above the last one, from the range's start if there is none."""
+        """(gap, address) of the lowest free address above the last one, from the range's start if there is
+        none.
+        """
         after = self._last + 1
         index = self._gap_of(after)
         if index is not None:

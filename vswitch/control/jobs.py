@@ -4,8 +4,9 @@
 Whoever asked may go away at any moment (a client's connection breaks). Then no step is torn in the middle,
 since the kernel would be left with half of it; instead the work asks `job.go_on()` between its steps, and
 that raises `Abandoned`, which unwinds what was done so far like any other failure. At the switch's end new
-work is refused and work under way is waited for.
+work is refused, and everybody counts as gone.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -18,6 +19,10 @@ from vswitch.control.model import Refused
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+
+CLOSE_PATIENCE_S = (
+    3.0  # a step takes milliseconds; what takes longer waits for a process to end, and need not
+)
 
 EXHAUSTED = {
     errno.EMFILE: "the switch has no file descriptor left: raise LimitNOFILE or ulimit -n",
@@ -47,7 +52,7 @@ class Jobs:
     """All changes under way."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: dict[asyncio.Task, Job] = {}
         self._closed = False
 
     async def run(self, work: Callable[[Job], Awaitable[T]]) -> T:
@@ -55,7 +60,7 @@ class Jobs:
         self.refuse_when_closed()
         job = Job()
         task = asyncio.ensure_future(_refusing(work, job))
-        self._tasks.add(task)
+        self._tasks[task] = job
         task.add_done_callback(self._done)
         try:
             return await asyncio.shield(task)
@@ -69,14 +74,26 @@ class Jobs:
             raise Refused("the switch is ending: nothing can be changed any more", 500)
 
     def start(self, work: Callable[[Job], Awaitable[None]]) -> None:
-        """Run `work` with nobody waiting for it, such as the answer to a namespace's end."""
-        task = asyncio.ensure_future(_refusing(work, Job()))
-        self._tasks.add(task)
+        """Run `work` with nobody waiting for it, such as the answer to a namespace's end.
+
+        Once the switch is ending, nothing is done: the next start finds it out by itself.
+        """
+        if self._closed:
+            return
+        job = Job()
+        task = asyncio.ensure_future(_refusing(work, job))
+        self._tasks[task] = job
         task.add_done_callback(self._done_unheard)
 
     async def close(self) -> None:
-        """Take no more work and wait for what is under way."""
+        """Take no more work; what is under way gives up at its next step, what only waits is cancelled."""
         self._closed = True
+        for job in self._tasks.values():
+            job.abandoned = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=CLOSE_PATIENCE_S)
+        for task in self._tasks:
+            task.cancel()
         await self.finish()
 
     async def finish(self) -> None:
@@ -85,15 +102,20 @@ class Jobs:
             await asyncio.wait(self._tasks)
 
     def _done(self, task: asyncio.Task) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled():
             task.exception()  # has been seen: an abandoned job's failure is nobody's news
 
     def _done_unheard(self, task: asyncio.Task) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (problem := task.exception()) is not None:
             expected = isinstance(problem, Refused)
-            log.log(logging.WARNING if expected else logging.ERROR, "%s", problem, exc_info=None if expected else problem)
+            log.log(
+                logging.WARNING if expected else logging.ERROR,
+                "%s",
+                problem,
+                exc_info=None if expected else problem,
+            )
 
 
 async def _refusing(work: Callable[[Job], Awaitable[T]], job: Job) -> T:
@@ -102,7 +124,9 @@ async def _refusing(work: Callable[[Job], Awaitable[T]], job: Job) -> T:
     except OSError as problem:
         explanation = EXHAUSTED.get(problem.errno or 0)
         log.warning("a change failed: %s", problem)
-        raise Refused(explanation or f"the system refused: {problem}", 507 if explanation else 500) from problem
+        raise Refused(
+            explanation or f"the system refused: {problem}", 507 if explanation else 500
+        ) from problem
 
 
 async def quietly(step: Awaitable[object], what: str) -> None:
@@ -110,4 +134,6 @@ async def quietly(step: Awaitable[object], what: str) -> None:
     try:
         await step
     except Exception as problem:
-        log.warning("%s: %s", what, problem, exc_info=None if isinstance(problem, (Refused, OSError)) else problem)
+        log.warning(
+            "%s: %s", what, problem, exc_info=None if isinstance(problem, (Refused, OSError)) else problem
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell around the DHCP engines: punted frames in, leases into the store, answers back into the port that asked.
+"""The shell around the DHCP engines: punted frames in, leases to the store, answers to the port that asked.
 
     punt → which endpoint, which subnet → engine.handle → store the changes → inject the reply
 
@@ -10,6 +10,7 @@ ends leases when their time is over.
 The dataplane lets each port ask only so often; COMMITS_LIMIT is for the case that the disk is slower than
 that.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -41,7 +42,7 @@ from vswitch.dhcp.scope import Ingress, Scope
 
 log = logging.getLogger(__name__)
 
-# Answers that may wait for the disk. A client gives up after 4 s and asks again; more than this many are not written by then.
+# Answers that may wait for the disk. A client asks again after 4 s; more than this many take longer.
 COMMITS_LIMIT = 4096
 OVERLOADED = "dhcp_store_slow"
 
@@ -79,7 +80,7 @@ class Leasing:
                 self._served[network.record.id, subnet] = Served(network, gateway, engine)
 
     def load(self, rows: Iterable[tuple[str, bytes]]) -> list[Change]:
-        """Take over stored leases, after every container's addresses are held; returns what has to be stored."""
+        """Take over stored leases, once all containers' addresses are held; returns what has to be stored."""
         now = self._parts.clock.wall_s()
         by_network: dict[str, list[tuple]] = {}
         changes: list[Change] = []
@@ -89,7 +90,9 @@ class Leasing:
             if served is None:
                 changes.append(Delete("leases", key))
             else:
-                by_network.setdefault(f"{network_id}/{served.engine.scope.subnet}", []).append(_decoded(document))
+                by_network.setdefault(f"{network_id}/{served.engine.scope.subnet}", []).append(
+                    _decoded(document)
+                )
         for (network_id, subnet), served in self._served.items():
             kept = served.engine.load(by_network.get(f"{network_id}/{subnet}", ()), now)
             changes += _stored(served.network, kept)
@@ -153,7 +156,9 @@ class Leasing:
         elif outcome.reply is not None:
             self._send(served, port, outcome.reply)
 
-    def _commit(self, served: Served, port: Port, changes: Iterable[table.Change], reply: Reply | None) -> None:
+    def _commit(
+        self, served: Served, port: Port, changes: Iterable[table.Change], reply: Reply | None
+    ) -> None:
         if len(self._commits) >= COMMITS_LIMIT:
             self._count(port, OVERLOADED)
             return
@@ -182,8 +187,13 @@ class Leasing:
 
     def _publish(self, network: Network, container: Container, lease: table.Lease) -> None:
         self._parts.events.publish(
-            "lease", str(lease.state), container.record.id, container.name,
-            network=network.name, address=str(lease.address), mac=lease.mac.hex(":"),
+            "lease",
+            str(lease.state),
+            container.record.id,
+            container.name,
+            network=network.name,
+            address=str(lease.address),
+            mac=lease.mac.hex(":"),
         )
 
     def _count(self, port: Port, reason: str) -> None:

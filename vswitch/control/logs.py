@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a detached container wrote, as its supervisor keeps it (container/log.py): PATH.1 with the older part, PATH with the newer.
+"""What a detached container wrote, as its supervisor keeps it: PATH.1 the older part, PATH the newer.
 
 Supervisors write, the switch only reads, and removes both files with the container. Reading happens in
 threads, since a disk may hang.
 """
+
 from __future__ import annotations
 
 import asyncio

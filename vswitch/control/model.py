@@ -79,7 +79,7 @@ class ContainerSpec(Spec):
 
 
 class NamespaceOrigin(Spec):
-    """Where a container's network namespace was found, so that its end is noticed and it is found again after a restart.
+    """Where a container's network namespace was found: so its end is noticed, and a restart finds it again.
 
     `path` for a name or path (`--netns`), `pid` for a process (`run`, `--pid`); `inode` and `device` identify
     the namespace itself (fstat of the descriptor), `pid_started` is field 22 of /proc/PID/stat, so that a
@@ -186,7 +186,7 @@ class LeaseView(Struct):
 
 
 class PortView(Struct):
-    """A port's counters. Frames as they crossed; segments and wire bytes as a wire would have counted them."""
+    """A port's counters: frames as they crossed, segments and wire bytes as a wire would count them."""
 
     network: str
     container: str
@@ -241,7 +241,7 @@ class ContainerFiles(Struct):
 
 
 class Attached(Struct):
-    """The answer to a container that was attached or started again; `log_path` is where a detached one's output goes."""
+    """A container was attached or started again; `log_path` is where a detached one's output goes."""
 
     container: ContainerView
     files: ContainerFiles
@@ -255,7 +255,7 @@ class Pruned(Struct):
 
 
 class Event(Struct, omit_defaults=True):
-    """Something that happened: `type` is a noun (network, container, lease, port, …), `action` what happened to it."""
+    """Something that happened: `type` is a noun (network, container, lease, port), `action` what it did."""
 
     time: str
     type: str

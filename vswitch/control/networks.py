@@ -5,6 +5,7 @@
 address pools, the MACs in use on it and who is on it; all reservations are made and given back without an
 await in between, so two requests at the same moment never get the same address.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +31,9 @@ from vswitch.control.subnets import (
 )
 
 DEFAULT = "default"  # the network that a container joins without naming one
-SUBNETS_LIMIT = 64  # per network: each costs a gateway binding in the dataplane; nobody lays out more on one segment
+SUBNETS_LIMIT = (
+    64  # per network: each costs a gateway binding in the dataplane; nobody lays out more on one segment
+)
 SMALLEST_MTU, LARGEST_MTU = 68, 65520  # RFC 791 §3.2; what a TAP carries
 SMALLEST_IPV6_MTU = 1280  # RFC 8200 §5
 MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")
@@ -77,7 +80,9 @@ def _mtu(asked: NetworkSpec) -> int:
         mtu = int(value[:9])
     smallest = SMALLEST_IPV6_MTU if asked.ipv6 else SMALLEST_MTU
     if not smallest <= mtu <= LARGEST_MTU:
-        raise Refused(f"MTU {mtu} is out of range: {smallest} to {LARGEST_MTU}{' with IPv6' if asked.ipv6 else ''}")
+        raise Refused(
+            f"MTU {mtu} is out of range: {smallest} to {LARGEST_MTU}{' with IPv6' if asked.ipv6 else ''}"
+        )
     return mtu
 
 
@@ -114,7 +119,8 @@ def _free(pools: list[SubnetPool], around: Surroundings, example: str) -> Subnet
     subnet = free_subnet(pools, _taken(around))
     if subnet is None:
         raise Refused(
-            f"no subnet of the address pools is free: name one ({example}), remove a network or extend [pools]", 507
+            f"no subnet of the address pools is free: name one ({example}) or extend [pools]",
+            507,
         )
     return subnet
 
@@ -146,7 +152,9 @@ class Network:
         self.ready = False  # the dataplane knows it, and it is in the store
         self.leaving = False
         self.pools = [
-            AddressPool(plan_subnet(spec), parse_address(last[spec.subnet], "stored") if spec.subnet in last else None)
+            AddressPool(
+                plan_subnet(spec), parse_address(last[spec.subnet], "stored") if spec.subnet in last else None
+            )
             for spec in record.subnets
         ]
         self.endpoints: dict[str, EndpointRecord] = {}  # those of stopped containers too
@@ -163,14 +171,18 @@ class Network:
 
     def gateways(self, *versions: int) -> Iterable[Address]:
         """The gateway's address in each subnet, of the given IP versions or of all."""
-        return [pool.plan.gateway for pool in self.pools if not versions or pool.plan.gateway.version in versions]
+        return [
+            pool.plan.gateway for pool in self.pools if not versions or pool.plan.gateway.version in versions
+        ]
 
     def pool_of(self, address: Address) -> AddressPool | None:
         """The pool of the subnet that `address` lies in."""
         return next((pool for pool in self.pools if address in pool.plan.subnet), None)
 
     def allocate(self, version: int, holder: str) -> Address | None:
-        """The next free address of one IP version; None if the network has none. Refused with 507 if all are held."""
+        """The next free address of one IP version; None if the network has none. Refused with 507 if all are
+        held.
+        """
         pools = [pool for pool in self.pools if pool.plan.subnet.version == version]
         if not pools:
             return None
@@ -180,7 +192,9 @@ class Network:
         """Hold one particular address. Refused if it is outside or in use."""
         pool = self.pool_of(address)
         if pool is None:
-            raise Refused(f"address {address} is outside network {self.name} ({', '.join(map(str, self.subnets))})")
+            raise Refused(
+                f"address {address} is outside network {self.name} ({', '.join(map(str, self.subnets))})"
+            )
         pool.reserve(address, holder)
 
     def release(self, address: Address) -> None:

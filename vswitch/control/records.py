@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the store keeps: one JSON document per network and per container (DESIGN 10: desired state; the rest is rebuilt).
+"""What the store keeps: one JSON document per network and per container. All else is rebuilt from them.
 
 A record holds what was decided, not only what was asked: addresses, MACs, interface names and subnets are
 chosen once and are the same after every restart. `before → after` of a container's state, and what a restart
@@ -7,11 +7,12 @@ makes of it:
 
     (nothing) → starting     attach has begun: nothing is there yet, or half of it. A restart undoes it.
     starting → running       interfaces are up. A restart takes them back.
-    running → exited         a `run` container ended and is kept: name and addresses stay reserved. A restart keeps it so.
-    exited → starting        `start`. A restart undoes it, back to exited (`kept` says that there is something to go back to).
-    running → orphaned       its interfaces are beyond reach; `remedy` is the command that mends it. A restart tries again.
-    any → removing           its interfaces are being taken away. A restart takes away what is left and forgets it.
+    running → exited         a `run` container ended and is kept: name and addresses stay reserved.
+    exited → starting        `start`. A restart undoes it, back to exited (`kept`: there is such a state).
+    running → orphaned       an interface is beyond reach; `remedy` says what mends it. A restart tries again.
+    any → removing           its interfaces are being taken away. A restart finishes that and forgets it.
 """
+
 from __future__ import annotations
 
 from typing import TypeVar
@@ -36,7 +37,7 @@ class NetworkRecord(Struct, kw_only=True):
 
 
 class EndpointRecord(Struct, kw_only=True):
-    """A container's attachment to a network. `ipv4` and `ipv6` are without prefix length; `network` is an id."""
+    """A container's attachment to a network (its id); `ipv4` and `ipv6` are without prefix length."""
 
     id: str
     network: str

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""After a restart, whatever ended the switch before: what is stored is brought back, what has ended meanwhile is concluded.
+"""After a restart: what is stored is brought back, and what has ended meanwhile is concluded.
 
     networks     made again in the dataplane
     addresses    every container's held again, then the DHCP leases
     containers   by their stored state (records.py), many at a time:
         running, orphaned   its namespace is still the same?   no → as if it had ended now
-                            a descriptor that was kept for us, else the helper re-enters and takes the interface by name
+                            a descriptor that was kept for us, else the helper takes the interface by name
                             beyond reach → orphaned, with the remedy; the other endpoints work on
         starting            undone        removing   finished        exited   stays as it is
 
 Nothing that is stored is ever given up because something else is wrong: a record that doesn't fit is left in
 the store and logged.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -26,7 +27,7 @@ from msgspec.structs import replace
 from vswitch.control.containers import open_process
 from vswitch.control.edges import Parts
 from vswitch.control.ending import Ending
-from vswitch.control.endpoints import hold_endpoint, interface_plan, release_endpoint
+from vswitch.control.endpoints import default_endpoint, hold_endpoint, interface_plan, release_endpoint
 from vswitch.control.inventory import Container
 from vswitch.control.leases import Leasing
 from vswitch.control.model import NamespaceOrigin, Refused
@@ -39,7 +40,9 @@ from vswitch.ports.tap import Tap
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16  # containers that are brought back at the same time: the helper does a few at once, the rest overlaps
+AT_ONCE = (
+    16  # containers that are brought back at the same time: the helper does a few at once, the rest overlaps
+)
 
 Rows = list[tuple[str, bytes]]
 
@@ -56,7 +59,9 @@ class Recovery:
         self._descriptors: dict[str, int] = {}
 
     async def recover(self, descriptors: Mapping[str, int]) -> None:
-        """Bring everything back; `descriptors` (endpoint id → fd, ours from now on) are those that were kept for us."""
+        """Bring everything back; `descriptors` (endpoint id → fd, ours from now on) are those that were kept
+        for us.
+        """
         self._descriptors = dict(descriptors)
         try:
             stored = await self._parts.store.load()
@@ -65,9 +70,13 @@ class Recovery:
                 self._parts.inventory.add_container(container)
             await self._leases(stored["leases"])
         except msgspec.MsgspecError as problem:
-            raise StoreError(f"{self._parts.store.path} holds what this vswitch cannot read ({problem})") from None
+            raise StoreError(
+                f"{self._parts.store.path} holds what this vswitch cannot read ({problem})"
+            ) from None
         places = asyncio.Semaphore(AT_ONCE)
-        await asyncio.gather(*(self._settle(c, places) for c in list(self._parts.inventory.containers.values())))
+        await asyncio.gather(
+            *(self._settle(c, places) for c in list(self._parts.inventory.containers.values()))
+        )
         self._let_go_of_the_rest()
 
     async def _networks(self, stored: Mapping[Table, Rows]) -> None:
@@ -157,7 +166,8 @@ class Recovery:
         tap = self._kept_tap(endpoint)
         if tap is None:
             network = self._parts.inventory.networks[endpoint.network]
-            plan = interface_plan(endpoint, network, default_route=endpoint is container.record.endpoints[0])
+            routed = default_endpoint(container.record.endpoints, self._parts.inventory.networks)
+            plan = interface_plan(endpoint, network, default_route=endpoint is routed)
             tap = await self._parts.helper.reattach(container.record.origin, plan)
         async with AsyncExitStack() as undo:
             port = await self._wiring.connect(container, endpoint, tap, undo)

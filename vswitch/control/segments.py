@@ -4,6 +4,7 @@
 A network's name, index and subnets are reserved in the turn of the event loop in which it is planned, so no
 other request can get them; until it is stored it cannot be found by anybody else.
 """
+
 from __future__ import annotations
 
 import logging
@@ -32,7 +33,14 @@ class Segments:
         self._leasing = leasing
 
     async def create(self, asked: NetworkSpec, job: Job) -> Network:
-        """A new network. Refused, and then nothing of it is left."""
+        """A user's new network. Refused, and then nothing of it is left."""
+        if asked.name == DEFAULT and DEFAULT not in self._parts.inventory.network_ids:
+            raise Refused(
+                "the default network belongs to the switch: turn it on with default_network.enabled", 403
+            )
+        return await self._create(asked, job)
+
+    async def _create(self, asked: NetworkSpec, job: Job) -> Network:
         parts = self._parts
         async with AsyncExitStack() as undo:
             network = self._reserve(asked, undo)
@@ -58,7 +66,9 @@ class Segments:
     async def remove(self, network: Network) -> None:
         """Refused while a container, running or not, is on it."""
         if network.name == DEFAULT:
-            raise Refused("the default network belongs to the switch: turn it off with default_network.enabled", 403)
+            raise Refused(
+                "the default network belongs to the switch: turn it off with default_network.enabled", 403
+            )
         await self._remove(network)
 
     async def prune(self, job: Job) -> list[str]:
@@ -73,10 +83,10 @@ class Segments:
         return removed
 
     async def settle_default(self, settings: DefaultNetworkSettings) -> None:
-        """Bring the default network in line with the settings; a used one is left as it is, and that is logged.
+        """Bring the default network in line with the settings; a used one is left as it is, which is logged.
 
-        Refused where the settings name a subnet that cannot be had. Without a free subnet in the pools there is no
-        default network, and whoever needs it is told why.
+        Refused where the settings name a subnet that cannot be had. Without a free subnet in the pools there
+        is no default network, and the log says why.
         """
         wanted = default_network(settings)
         existing = self._parts.inventory.network_ids.get(DEFAULT)
@@ -90,7 +100,7 @@ class Segments:
             await self._remove(network)
         if settings.enabled:
             try:
-                await self.create(wanted, Job())
+                await self._create(wanted, Job())
             except Refused as refusal:
                 if wanted.subnets:
                     raise
@@ -109,7 +119,11 @@ class Segments:
             raise Refused(f"network {asked.name} exists already: choose another name", 409)
         index = self._take_index(undo)
         record = plan_network(
-            asked, self._surroundings(), identity=new_id(parts.random), created_at=parts.clock.wall_s(), random=parts.random
+            asked,
+            self._surroundings(),
+            identity=new_id(parts.random),
+            created_at=parts.clock.wall_s(),
+            random=parts.random,
         )
         network = Network(record, index, {})
         parts.inventory.add_network(network)
@@ -120,7 +134,9 @@ class Segments:
         indexes, limit = self._parts.inventory.network_indexes, self._parts.settings.switch.max_networks
         index = indexes.take() if indexes.used < limit else None
         if index is None:
-            raise Refused(f"the switch has {limit} networks, its limit: remove one (vswitch network prune)", 507)
+            raise Refused(
+                f"the switch has {limit} networks, its limit: remove one (vswitch network prune)", 507
+            )
         undo.callback(indexes.give_back, index)
         return index
 
@@ -150,7 +166,9 @@ class Segments:
     async def _remove(self, network: Network) -> None:
         parts = self._parts
         if network.endpoints:
-            raise Refused(f"network {network.name} is in use by {self._users(network)}: remove them first", 409)
+            raise Refused(
+                f"network {network.name} is in use by {self._users(network)}: remove them first", 409
+            )
         network.ready = False
         try:
             await parts.store.write(self._forgotten(network))
@@ -170,8 +188,10 @@ class Segments:
     def _users(self, network: Network) -> str:
         """`web, db (exited) and 3 more`."""
         users = [
-            container.name if container.record.state == "running" else f"{container.name} ({container.record.state})"
-            for container, _ in self._parts.inventory.endpoints_of(network)
+            container.name
+            if container.record.state == "running"
+            else f"{container.name} ({container.record.state})"
+            for container, _ in self._parts.inventory.members().get(network.record.id, ())
         ]
         return ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
 

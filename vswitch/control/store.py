@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What outlives the process: documents under keys, in SQLite, written by a thread of its own.
 
-    await write([Put(…), Delete(…)])  ──queue──→  thread: BEGIN, everybody's changes that wait by now, COMMIT  ──→  futures done
+    await write([Put(…), Delete(…)]) ──queue──→ thread: BEGIN, all changes that wait now, COMMIT ──→ futures
 
 A write returns once its changes are on the disk (WAL with synchronous=FULL: one fsync per commit), all of
 them or none. Writers that wait at the same moment share one transaction (group commit), so 500 containers
@@ -14,6 +14,7 @@ goes on with what it has. At `open` the file is checked, and migrated step by st
 user_version`; a damaged file, or one of a newer version, is refused with what to do about it. The lock is
 exclusive: two switches on one file would hand out the same addresses.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -31,12 +32,15 @@ TABLES: tuple[Table, ...] = ("networks", "containers", "leases", "cursors")
 
 # Entry N takes a file from version N to version N + 1; entries are only ever added.
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    tuple(f"CREATE TABLE {table} (key TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID" for table in TABLES),
+    tuple(
+        f"CREATE TABLE {table} (key TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID"
+        for table in TABLES
+    ),
 )
 
 # One commit takes this many writes: more would make the first of them wait for the encoding of the last.
 GROUP_LIMIT = 256
-# Writes that may wait. Each is somebody's request, so this many at once means that the disk has stopped; new ones are refused.
+# Writes that may wait. Each is somebody's request: this many at once mean that the disk has stopped.
 PENDING_LIMIT = 8192
 LOCK_TIMEOUT_S = 5.0  # a predecessor that is just ending needs a moment to let go
 
@@ -80,7 +84,9 @@ class Store:
         self._thread: threading.Thread | None = None
 
     async def open(self) -> None:
-        """Open or create the file, check it, migrate it and start the thread. StoreError if it cannot be used."""
+        """Open or create the file, check it, migrate it and start the thread. StoreError if it cannot be
+        used.
+        """
         self._connection = await asyncio.to_thread(_open, self.path)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
@@ -94,7 +100,9 @@ class Store:
         if self._thread is None:
             raise Refused("the store is closed: the switch is ending", 500)
         if self._pending >= PENDING_LIMIT:
-            raise Refused(f"the disk under {self.path} does not keep up: {self._pending} changes wait already", 507)
+            raise Refused(
+                f"the disk under {self.path} does not keep up: {self._pending} changes wait already", 507
+            )
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._pending += 1
@@ -168,7 +176,9 @@ def _open(path: str) -> sqlite3.Connection:
     try:
         if path != ":memory:":
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(
+            path, timeout=LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
     except OSError as problem:
         raise StoreError(f"cannot open {path}: {problem.strerror}") from None
     except sqlite3.Error as problem:
@@ -190,7 +200,9 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version > len(MIGRATIONS):
-        raise StoreError(f"{path} is of a newer vswitch (version {version}, this one knows {len(MIGRATIONS)}): upgrade")
+        raise StoreError(
+            f"{path} is of a newer vswitch (version {version}, this one knows {len(MIGRATIONS)}): upgrade"
+        )
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise sqlite3.DatabaseError("database disk image is malformed")
     for step in range(version, len(MIGRATIONS)):
@@ -215,7 +227,8 @@ def _statement(change: Change) -> tuple[str, tuple]:
     if isinstance(change, Delete):
         return f"DELETE FROM {change.table} WHERE key = ?", (change.key,)
     return (
-        f"INSERT INTO {change.table} VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET document = excluded.document",
+        f"INSERT INTO {change.table} VALUES (?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET document = excluded.document",
         (change.key, change.document),
     )
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which subnet a network gets: what a user asked for, checked; or a free one out of the pools. Pure values in and out.
+"""Which subnet a network gets: what a user asked for, checked, or a free one out of the pools. All is pure.
 
 Everything that must not be overlapped (other networks, the host's routes) is handed in. A subnet that a user
 names may overlap a host route, since he may know better; an automatic one never does.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +17,7 @@ from vswitch.control.model import Refused, SubnetSpec
 Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network
 
-# No network can live here: these mean "this host", "everybody" or nothing, on every machine (RFC 6890, RFC 4291)
+# No network can live here: these mean "this host", "everybody" or nothing, everywhere (RFC 6890, RFC 4291)
 UNUSABLE: tuple[Subnet, ...] = (
     *(IPv4Network(subnet) for subnet in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")),
     *(IPv6Network(subnet) for subnet in ("::/8", "fe80::/10", "ff00::/8")),
@@ -41,10 +42,14 @@ class SubnetPlan(NamedTuple):
 
 
 def plan_subnet(spec: SubnetSpec) -> SubnetPlan:
-    """A user's wish as values; the gateway is the subnet's first address unless given. Refused if it cannot be."""
+    """A user's wish as values; the gateway is the subnet's first address unless given. Refused if it cannot
+    be.
+    """
     subnet = parse_subnet(spec.subnet, "subnet")
     if subnet.prefixlen > LONGEST_PREFIX[subnet.version]:
-        raise Refused(f"subnet {subnet} has no room for containers: use /{LONGEST_PREFIX[subnet.version]} or less")
+        raise Refused(
+            f"subnet {subnet} has no room for containers: use /{LONGEST_PREFIX[subnet.version]} or less"
+        )
     if clash := overlapping(subnet, UNUSABLE):
         raise Refused(f"subnet {subnet} overlaps {clash}, which no network can use")
     gateway = subnet[1] if spec.gateway is None else _inside(subnet, spec.gateway, "gateway")
@@ -78,11 +83,13 @@ def random_local_subnet(random: Random, taken: Iterable[Subnet]) -> IPv6Network:
 
 def overlapping(subnet: Subnet, others: Iterable[Subnet]) -> Subnet | None:
     """The first of `others` that shares an address with `subnet`."""
-    return next((other for other in others if other.version == subnet.version and other.overlaps(subnet)), None)
+    return next(
+        (other for other in others if other.version == subnet.version and other.overlaps(subnet)), None
+    )
 
 
 def usable_span(subnet: Subnet) -> tuple[int, int]:
-    """First and last address somebody can hold: not the subnet's own (RFC 4291 §2.6.1), not IPv4's broadcast."""
+    """First and last address to hold: not the subnet's own (RFC 4291 §2.6.1), not IPv4's broadcast."""
     first, last = _span(subnet)
     return first + 1, last - 1 if subnet.version == 4 else last
 
@@ -93,7 +100,9 @@ def refuse_unusable(address: Address, subnet: Subnet, what: str) -> None:
         raise Refused(f"{what} {address} is outside {subnet}")
     first, last = usable_span(subnet)
     if not first <= int(address) <= last:
-        raise Refused(f"{what} {address} is the {'subnet' if int(address) < first else 'broadcast'} address of {subnet}")
+        raise Refused(
+            f"{what} {address} is the {'subnet' if int(address) < first else 'broadcast'} address of {subnet}"
+        )
 
 
 def parse_subnet(text: str, what: str) -> Subnet:
@@ -118,7 +127,9 @@ def parse_address(text: str, what: str) -> Address:
 
 
 def _first_free(pool: SubnetPool, spans: list[tuple[int, int]]) -> Subnet | None:
-    """One pass over the taken spans, sorted by their first address: each pushes the candidate past itself or ends it."""
+    """One pass over the taken spans, sorted by their first address: each pushes the candidate past itself or
+    ends it.
+    """
     first, last = _span(pool.base)
     length = 1 << (pool.base.max_prefixlen - pool.size)
     candidate = first

@@ -4,13 +4,14 @@
 This room composes and translates; what is done is done in the rooms below, and each says how it fails:
 
     networks    segments.py (come and go) · networks.py (one of them) · subnets.py, ipam.py (addresses)
-    containers  attach.py (come) · ending.py (go) · containers.py, endpoints.py (what they get) · wiring.py (ports)
+    containers  attach.py (come) · ending.py (go) · containers.py, endpoints.py (parts) · wiring.py (ports)
     DHCP        leases.py          restart   recovery.py          views   views.py
 
 All methods belong to one event loop. Those that change something run to their end or are undone, even if the
 caller is cancelled (jobs.py); those that read are plain functions, and coroutines only where the dataplane
 has to be asked. Every refusal is a `Refused` with one line and an HTTP status.
 """
+
 from __future__ import annotations
 
 import logging
@@ -24,7 +25,17 @@ from vswitch.config import Change, Settings, applied, changes
 from vswitch.control import views
 from vswitch.control.attach import Attaching, Namespace
 from vswitch.control.containers import container_files, restart_spec
-from vswitch.control.edges import AttachHelper, Datapath, Host, Keeper, Nobody, Parts, PortObserver, Taps, Watcher
+from vswitch.control.edges import (
+    AttachHelper,
+    Datapath,
+    Host,
+    Keeper,
+    Nobody,
+    Parts,
+    PortObserver,
+    Taps,
+    Watcher,
+)
 from vswitch.control.ending import Ending
 from vswitch.control.events import Events
 from vswitch.control.host import ProcHost
@@ -59,7 +70,9 @@ T = TypeVar("T")
 
 
 class Switch:
-    """One switch: made, started once, closed once. The dataplane is running when `start` is called, and until `close` returns."""
+    """One switch: made, started once, closed once. The dataplane is running when `start` is called, and until
+    `close` returns.
+    """
 
     def __init__(
         self,
@@ -80,9 +93,20 @@ class Switch:
         clock = clock or SystemClock()
         self.events = Events(clock)
         self._parts = parts = Parts(
-            settings=settings, state_dir=state_dir, inventory=Inventory(), events=self.events, store=store,
-            datapath=datapath, helper=helper, taps=taps, watcher=watcher, host=host or ProcHost(), clock=clock,
-            random=random or SystemRandom(), keeper=keeper or Nobody(), observer=observer or Nobody(),
+            settings=settings,
+            state_dir=state_dir,
+            inventory=Inventory(),
+            events=self.events,
+            store=store,
+            datapath=datapath,
+            helper=helper,
+            taps=taps,
+            watcher=watcher,
+            host=host or ProcHost(),
+            clock=clock,
+            random=random or SystemRandom(),
+            keeper=keeper or Nobody(),
+            observer=observer or Nobody(),
         )
         self._started_at = clock.monotonic_s()
         self._jobs = Jobs()
@@ -95,9 +119,9 @@ class Switch:
     # ---- life
 
     async def start(self, descriptors: Mapping[str, int] | None = None) -> None:
-        """Load what is stored and bring it back; `descriptors` are TAPs kept by endpoint id, ours from now on.
+        """Bring back what is stored; `descriptors` are TAPs that were kept, by endpoint id, ours from now on.
 
-        StoreError where the store cannot be used, Refused where the settings ask for a default network that cannot be.
+        StoreError where the store cannot be used, Refused where the default network cannot be made.
         """
         parts = self._parts
         await parts.store.open()
@@ -110,7 +134,7 @@ class Switch:
         self._leasing.start()
 
     async def close(self) -> None:
-        """End what is under way and let go of everything; containers and their interfaces stay as they are."""
+        """End what is under way and let go of everything; containers keep their interfaces."""
         await self._jobs.close()
         await self._leasing.stop()
         for port in self.ports():
@@ -137,16 +161,18 @@ class Switch:
     async def create_network(self, spec: NetworkSpec) -> NetworkView:
         """A new network."""
         network = await self._jobs.run(lambda job: self._segments.create(spec, job))
-        return views.network_view(network, self._parts.inventory)
+        return views.network_view(network, ())
 
     def networks(self) -> list[NetworkView]:
         """All networks, oldest first."""
         inventory = self._parts.inventory
-        return [views.network_view(network, inventory) for network in inventory.ready_networks()]
+        members = inventory.members()
+        return [views.network_view(n, members.get(n.record.id, ())) for n in inventory.ready_networks()]
 
     def network(self, reference: str) -> NetworkView:
         """One network, by name or beginning of its id."""
-        return views.network_view(self._parts.inventory.network(reference), self._parts.inventory)
+        network = self._parts.inventory.network(reference)
+        return views.network_view(network, self._parts.inventory.members().get(network.record.id, ()))
 
     async def remove_network(self, reference: str) -> None:
         """Refused while in use."""
@@ -159,7 +185,11 @@ class Switch:
     # ---- containers
 
     async def attach(
-        self, spec: ContainerSpec, origin: NamespaceOrigin, netns_fd: int, userns_fd: int | None = None,
+        self,
+        spec: ContainerSpec,
+        origin: NamespaceOrigin,
+        netns_fd: int,
+        userns_fd: int | None = None,
         pidfd: int | None = None,
     ) -> Attached:
         """A container joins its networks. The descriptors are ours from now on, whatever comes of it."""
@@ -171,10 +201,14 @@ class Switch:
         return await self._closing(namespace, work)
 
     async def start_container(
-        self, reference: str, origin: NamespaceOrigin, netns_fd: int, userns_fd: int | None = None,
+        self,
+        reference: str,
+        origin: NamespaceOrigin,
+        netns_fd: int,
+        userns_fd: int | None = None,
         pidfd: int | None = None,
     ) -> Attached:
-        """A stopped container joins its networks from new namespaces. The descriptors are ours from now on."""
+        """A stopped container joins its networks from new namespaces; the descriptors are ours now."""
 
         async def work(job: Job) -> Attached:
             container = self._parts.inventory.container(reference)
@@ -190,7 +224,9 @@ class Switch:
 
     async def stop(self, reference: str, timeout_s: float = 10.0) -> None:
         """End a container; it keeps its name and addresses. One that has ended already stays so."""
-        await self._jobs.run(lambda job: self._ending.stop(self._parts.inventory.container(reference), timeout_s))
+        await self._jobs.run(
+            lambda job: self._ending.stop(self._parts.inventory.container(reference), timeout_s)
+        )
 
     async def remove(self, reference: str, *, force: bool = False) -> None:
         """Forget a container; a running one only by force."""
@@ -224,7 +260,9 @@ class Switch:
         container = self._parts.inventory.container(reference)
         path = self._log_path(container)
         if path is None:
-            raise Refused(f"container {container.name} has no log: only those started by `vswitch run -d` have", 409)
+            raise Refused(
+                f"container {container.name} has no log: only those started by `vswitch run -d` have", 409
+            )
         return read_logs(path, self._parts.clock, lambda: follow and container.live)
 
     # ---- tables and counters
@@ -234,7 +272,9 @@ class Switch:
         wanted = self._wanted(network, container)
         return views.fdb_views(await self._parts.datapath.fdb(), self._parts.inventory, wanted)
 
-    async def neighbours(self, network: str | None = None, container: str | None = None) -> list[NeighbourView]:
+    async def neighbours(
+        self, network: str | None = None, container: str | None = None
+    ) -> list[NeighbourView]:
         """Which address is bound to which MAC."""
         wanted = self._wanted(network, container)
         return views.neighbour_views(await self._parts.datapath.neighbours(), self._parts.inventory, wanted)
@@ -311,7 +351,9 @@ class Switch:
         ]
 
     def _drops_by_reason(self, wanted: views.Wanted, ports: list[PortView]) -> dict[str, int]:
-        """Of whole networks, with what died at ports that have gone; of one container, what died at its ports."""
+        """Of whole networks, with what died at ports that have gone; of one container, what died at its
+        ports.
+        """
         if wanted.container is not None:
             counts = [port.drops for port in ports]
         else:
@@ -331,8 +373,12 @@ class Switch:
         container, endpoint = port.container, port.endpoint
         reason = os.strerror(event.errno) if event.errno else None
         self.events.publish(
-            "port", event.kind, endpoint.id, f"{container.name}/{endpoint.interface}",
-            network=port.network.name, reason=reason,
+            "port",
+            event.kind,
+            endpoint.id,
+            f"{container.name}/{endpoint.interface}",
+            network=port.network.name,
+            reason=reason,
         )
         if event.kind == "port_gone":
             log.info("port %s/%s is gone: %s", container.name, endpoint.interface, reason)

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In-memory twins of what the controller is handed (edges.py): a whole switch without the kernel, root or a real clock.
+"""In-memory twins of what the controller is handed (edges.py): a whole switch without kernel or root.
 
-    MemoryNamespaces   attach helper and TAPs: namespaces are whatever a descriptor is of (a file will do), interfaces are plans,
-                       ports are ends of socket pairs whose other ends `hosts` holds
+    MemoryNamespaces   attach helper and TAPs: a namespace is whatever a descriptor is of (a file will do),
+                       an interface is a plan, a port the end of a socket pair whose other end `hosts` holds
     MemoryDatapath     remembers what it was told, refuses what the real one refuses, forwards nothing
     MemoryWatcher      notices the end of what `end_path` is told; processes are real and watched by pidfd
     MemoryHost         routes and resolvers as set
     MemoryKeeper       the service manager's descriptor store
 
-They are faithful where the controller can tell the difference, and no further. With MemoryNamespaces and the real
-datapath.plane.Datapath, frames sent into `hosts` are really switched.
+They are faithful where the controller can tell the difference, and no further. With MemoryNamespaces and the
+real datapath.plane.Datapath, frames sent into `hosts` are really switched.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -33,7 +34,9 @@ Identity = tuple[int, int]  # device and inode of a namespace
 
 
 class MemoryNamespaces:
-    """ports.enter.AttachHelper and the functions of ports.tap in one, since they speak of the same interfaces."""
+    """ports.enter.AttachHelper and the functions of ports.tap in one, since they speak of the same
+    interfaces.
+    """
 
     def __init__(self) -> None:
         self.interfaces: dict[Identity, dict[str, InterfacePlan]] = {}
@@ -51,7 +54,9 @@ class MemoryNamespaces:
         there = self.interfaces.setdefault(namespace, {})
         name = plan.name or next(name for n in range(len(there) + 1) if (name := f"eth{n}") not in there)
         if name in there:
-            raise Refused(f"the namespace has an interface {name} already: choose another name or leave it out", 409)
+            raise Refused(
+                f"the namespace has an interface {name} already: choose another name or leave it out", 409
+            )
         there[name] = plan
         return self._open(namespace, name)
 
@@ -64,7 +69,11 @@ class MemoryNamespaces:
         return self._open(namespace, plan.name)
 
     async def remove(
-        self, name: str, *, netns_fd: int | None = None, userns_fd: int | None = None,
+        self,
+        name: str,
+        *,
+        netns_fd: int | None = None,
+        userns_fd: int | None = None,
         origin: NamespaceOrigin | None = None,
     ) -> None:
         """Delete an interface; one that is gone already is fine."""
@@ -128,7 +137,9 @@ class MemoryDatapath:
         self.networks: dict[int, dict[str, Any]] = {}
         self.ports: dict[int, MemoryPort] = {}
         self.bindings: dict[tuple[int, bytes], tuple[bytes, int | None]] = {}
-        self.injected: list[tuple[bytes, int, int | None, int | None]] = []  # frame, network, port, except_port
+        self.injected: list[
+            tuple[bytes, int, int | None, int | None]
+        ] = []  # frame, network, port, except_port
         self.port_drops: dict[int, dict[str, int]] = {}
         self.on_punt: Callable[[Any], None] = lambda punt: None
         self.on_event: Callable[[Any], None] = lambda event: None
@@ -146,8 +157,16 @@ class MemoryDatapath:
         del self.networks[index]
 
     async def add_port(
-        self, index: int, fd: int, network: int, *, kind: str, vnet_header: bool, gso: int,
-        mac: bytes | None = None, guard: bool = True,
+        self,
+        index: int,
+        fd: int,
+        network: int,
+        *,
+        kind: str,
+        vnet_header: bool,
+        gso: int,
+        mac: bytes | None = None,
+        guard: bool = True,
     ) -> None:
         await asyncio.sleep(0)
         if index in self.ports or not 0 <= index < 65535 or network not in self.networks:
@@ -157,7 +176,9 @@ class MemoryDatapath:
 
     async def remove_port(self, index: int) -> None:
         await asyncio.sleep(0)
-        os.fstat(self.ports.pop(index).fd)  # whoever closes a descriptor before its port is removed finds out here
+        os.fstat(
+            self.ports.pop(index).fd
+        )  # whoever closes a descriptor before its port is removed finds out here
 
     async def add_neighbour(self, network: int, address: bytes, mac: bytes, port: int | None) -> None:
         await asyncio.sleep(0)
@@ -174,12 +195,16 @@ class MemoryDatapath:
     async def fdb(self) -> list[FdbRow]:
         await asyncio.sleep(0)
         return [
-            FdbRow(port.network, index, port.mac, True, 0) for index, port in self.ports.items() if port.mac is not None
+            FdbRow(port.network, index, port.mac, True, 0)
+            for index, port in self.ports.items()
+            if port.mac is not None
         ]
 
     async def neighbours(self) -> list[NeighbourRow]:
         await asyncio.sleep(0)
-        return [NeighbourRow(network, port, addr, mac) for (network, addr), (mac, port) in self.bindings.items()]
+        return [
+            NeighbourRow(network, port, addr, mac) for (network, addr), (mac, port) in self.bindings.items()
+        ]
 
     def counters(self, index: int) -> dict[str, Any]:
         counted = ("frames", "bytes", "segments", "wire_bytes")
@@ -197,7 +222,13 @@ class MemoryDatapath:
     def totals(self) -> dict[str, int]:
         sizes = {"ports": len(self.ports), "networks": len(self.networks), "fdb_entries": len(self.ports)}
         capacities = {"port_capacity": 65535, "network_capacity": 4096, "fdb_capacity": 65536}
-        return {"wakeups": 0, **sizes, **capacities, "neighbours": len(self.bindings), "neighbour_capacity": 131072}
+        return {
+            "wakeups": 0,
+            **sizes,
+            **capacities,
+            "neighbours": len(self.bindings),
+            "neighbour_capacity": 131072,
+        }
 
     def inject(
         self, frame: bytes, *, network: int, port: int | None = None, except_port: int | None = None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is, as a user is shown it. Pure: the inventory and rows of the dataplane in, views out."""
+
 from __future__ import annotations
 
 import math
@@ -8,7 +9,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from vswitch.clock import rfc3339
-from vswitch.control.inventory import Container, Inventory, Port
+from vswitch.control.inventory import Container, Inventory, Member, Port
 from vswitch.control.model import (
     ContainerView,
     DropView,
@@ -29,7 +30,9 @@ from vswitch.control.records import EndpointRecord
 from vswitch.dhcp.table import Lease
 
 COUNTERS = tuple(
-    f"{direction}_{what}" for direction in ("rx", "tx") for what in ("frames", "bytes", "segments", "wire_bytes")
+    f"{direction}_{what}"
+    for direction in ("rx", "tx")
+    for what in ("frames", "bytes", "segments", "wire_bytes")
 )
 # The dataplane's totals that are tables: name → (size, capacity)
 TABLES = {
@@ -56,7 +59,7 @@ class Wanted(NamedTuple):
         return self.network in (None, network)
 
 
-def network_view(network: Network, inventory: Inventory) -> NetworkView:
+def network_view(network: Network, members: Iterable[Member]) -> NetworkView:
     record, asked = network.record, network.record.asked
     return NetworkView(
         name=record.name,
@@ -69,7 +72,7 @@ def network_view(network: Network, inventory: Inventory) -> NetworkView:
         subnets=[SubnetView(s.subnet, s.gateway, s.ip_range, dict(s.aux_addresses)) for s in record.subnets],
         options=dict(asked.options),
         labels=dict(asked.labels),
-        containers=[_member(container, endpoint, network) for container, endpoint in inventory.endpoints_of(network)],
+        containers=[_member(container, endpoint, network) for container, endpoint in members],
     )
 
 
@@ -164,9 +167,13 @@ def neighbour_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -
     return [view for _, view in sorted(views, key=lambda pair: pair[0])]
 
 
-def lease_views(leases: Iterable[tuple[Network, Lease]], inventory: Inventory, wanted: Wanted) -> list[LeaseView]:
+def lease_views(
+    leases: Iterable[tuple[Network, Lease]], inventory: Inventory, wanted: Wanted
+) -> list[LeaseView]:
     """DHCP leases; memories of ended ones included, offers too."""
-    holders = {e.id: container for container in inventory.containers.values() for e in container.record.endpoints}
+    holders = {
+        e.id: container for container in inventory.containers.values() for e in container.record.endpoints
+    }
     views = []
     for network, lease in leases:
         container = holders.get(lease.port)
@@ -212,10 +219,17 @@ def drop_views(ports: Iterable[PortView]) -> list[DropView]:
 
 
 def stats_view(
-    ports: list[PortView], totals: Mapping[str, int], drops: Mapping[str, int], *,
-    now: float, uptime_s: float, resident_bytes: int,
+    ports: list[PortView],
+    totals: Mapping[str, int],
+    drops: Mapping[str, int],
+    *,
+    now: float,
+    uptime_s: float,
+    resident_bytes: int,
 ) -> StatsView:
-    """Everything that is counted; `totals` are the dataplane's, to which the sums over the shown ports are added."""
+    """Everything that is counted; `totals` are the dataplane's, to which the sums over the shown ports are
+    added.
+    """
     in_tables = {name for pair in TABLES.values() for name in pair}
     sums = {name: sum(getattr(port, name) for port in ports) for name in COUNTERS}
     others = {name: count for name, count in totals.items() if name not in in_tables and name != "wakeups"}

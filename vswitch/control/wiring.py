@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endpoint's descriptor becomes a port of the dataplane, and stops being one.
 
-    connect:     port (static MAC, guard on) → its addresses' bindings → kept by the service manager → announced to neighbours
+    connect:     port (static MAC, guard on) → bindings of its addresses → kept by the service manager
     disconnect:  the same backwards; only then is the descriptor closed
 
 A descriptor belongs to this room from `connect` on. `let_go` also ends the interface's persistence, so it
 goes with its last descriptor; `put_down` closes ours only, and the interface waits for the next switch.
 """
+
 from __future__ import annotations
 
 import logging
@@ -33,8 +34,12 @@ class Wiring:
     def __init__(self, parts: Parts):
         self._parts = parts
 
-    async def connect(self, container: Container, endpoint: EndpointRecord, tap: Tap, undo: AsyncExitStack) -> Port:
-        """Make the endpoint a port. `undo` takes it back, the interface included; on failure that has happened already."""
+    async def connect(
+        self, container: Container, endpoint: EndpointRecord, tap: Tap, undo: AsyncExitStack
+    ) -> Port:
+        """Make the endpoint a port. `undo` takes it back, the interface included; on failure that has
+        happened already.
+        """
         parts = self._parts
         async with AsyncExitStack() as partly:
             partly.callback(self.let_go, tap.fd)
@@ -61,7 +66,7 @@ class Wiring:
             self._parts.datapath.inject(frame, network=port.network.index, except_port=port.index)
 
     async def disconnect(self, port: Port, *, keep_interface: bool = False) -> None:
-        """Take the port out of the dataplane and give its descriptor up; goes on whatever fails on the way."""
+        """Take the port out of the dataplane and give its descriptor up, whatever fails on the way."""
         self._delist(port)
         await self._remove(port)
         self._parts.observer.port_left(port)
@@ -91,7 +96,9 @@ class Wiring:
         inventory, limit = self._parts.inventory, self._parts.settings.switch.max_ports
         index = inventory.port_indexes.take() if inventory.port_indexes.used < limit else None
         if index is None:
-            raise Refused(f"the switch has {limit} ports, its limit: detach a container or raise switch.max_ports", 507)
+            raise Refused(
+                f"the switch has {limit} ports, its limit: detach a container or raise switch.max_ports", 507
+            )
         return index
 
     async def _add(self, port: Port) -> None:
@@ -135,4 +142,6 @@ class Wiring:
 
     def _addresses(self, port: Port):
         mac = mac_bytes(port.endpoint.mac)
-        return [(ip_address(text), mac) for text in (port.endpoint.ipv4, port.endpoint.ipv6) if text is not None]
+        return [
+            (ip_address(text), mac) for text in (port.endpoint.ipv4, port.endpoint.ipv6) if text is not None
+        ]

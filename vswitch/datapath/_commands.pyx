@@ -16,7 +16,7 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport (
     MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB, Command,
-    FdbRow, NeighbourRow, Network, Port, Session, Snapshot, lose_port,
+    FdbRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set, neighbours_flush
 from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_resign
@@ -93,14 +93,14 @@ cdef void add_port(Switch *sw, Port *port) noexcept nogil:
     sw.port_count += 1
     port.punt_at_ns = sw.now_ns
     if not join(sw.networks[port.network], port.index):
-        lose_port(sw, port, ENOMEM)
+        give_up(sw, port, ENOMEM)
     elif port.has_mac and not fdb_assign(&sw.fdb, fdb_key(port.network, port.mac), port.index):
-        lose_port(sw, port, ENOSPC)
+        give_up(sw, port, ENOSPC)
     else:
         event.events = EPOLLIN | EPOLLRDHUP
         event.data.u32 = port.index
         if epoll_ctl(sw.poller, EPOLL_CTL_ADD, port.fd, &event) < 0:
-            lose_port(sw, port, errno)
+            give_up(sw, port, errno)
 
 
 cdef bint join(Network *network, uint16_t index) noexcept nogil:

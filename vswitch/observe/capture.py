@@ -33,10 +33,12 @@ from typing import NamedTuple, Protocol
 from msgspec import Struct
 
 from vswitch import __version__
+from vswitch.drops import EXPLANATIONS
 from vswitch.observe import pcapng
 from vswitch.observe._pcapng import RING_BYTES, SNAPLEN_MAX, Capture, Outcome
 
 CHANGES_CAP = 4096
+REASONS = dict(enumerate(EXPLANATIONS, start=1))  # in the order of the dataplane's own list
 GONE = {errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN, errno.EBADF}
 
 log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class CaptureWriter:
         clock_ns: Callable[[], int] = time.time_ns,
         on_end: Callable[[str], None] | None = None,
     ):
-        self.capture = Capture(snaplen=snaplen, ring_bytes=ring_bytes, reasons=reasons)
+        self.capture = Capture(snaplen=snaplen, ring_bytes=ring_bytes, reasons=REASONS if reasons is None else reasons)
         self.output = output
         self._descriptions = {port: self._describe(endpoint) for port, endpoint in (endpoints or {}).items()}
         self._retry_ms = max(1, int(retry_s * 1000))

@@ -222,7 +222,7 @@ def offer(path: str, fds: list[int]) -> str:
 
 
 def _answer_to(connection: socket.socket) -> bytes:
-    """The server's answer, which is there even if it hung up before it had read us (unix(7): ECONNRESET, once)."""
+    """The server's answer, which is there even if it hung up on us unread (ECONNRESET comes once)."""
     try:
         return connection.recv(MESSAGE_BYTES)
     except ConnectionResetError:

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real vswitch-run in a network namespace that plays the host, the real client, and real namespaces as containers."""
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+DEADLINE_S = 15.0
+_numbers = itertools.count()
+
+
+def eventually(probe: Callable, what: str, deadline_s: float = DEADLINE_S):
+    """The first true value of `probe`, or a failure that says what never came."""
+    give_up_at = time.monotonic() + deadline_s
+    while not (value := probe()):
+        assert time.monotonic() < give_up_at, f"never happened: {what}"
+        time.sleep(0.01)
+    return value
+
+
+class Namespace:
+    """A throw-away network namespace with a name."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.path = f"/run/netns/{name}"
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+
+    def run(self, *command: str, check: bool = True, timeout: float = 60, **options) -> subprocess.CompletedProcess:
+        """Runs a program in it to its end; a failure shows what it wrote."""
+        done = subprocess.run(["nsenter", f"--net={self.path}", *command], text=True, timeout=timeout,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
+        return done
+
+    def start(self, *command: str, **options) -> subprocess.Popen:
+        """Starts a program in it."""
+        return subprocess.Popen(["nsenter", f"--net={self.path}", *command], text=True, **options)
+
+    def remove(self) -> None:
+        subprocess.run(["ip", "netns", "del", self.name], check=False, stderr=subprocess.DEVNULL)
+
+
+class LivingSwitch:
+    """One vswitch-run and its client. `options` go to vswitch-run."""
+
+    def __init__(self, scratch: Path, *options: str):
+        self.scratch, self.options = scratch, options
+        self.socket = str(scratch / "vswitch.sock")
+        self.prefix = f"vt{os.getpid() % 100000}x{next(_numbers)}"
+        self.host = Namespace(f"{self.prefix}host")
+        self.log = scratch / "vswitch-run.log"
+        self.namespaces: list[Namespace] = []
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.scratch)}
+        with open(self.log, "a") as log:
+            self.process = self.host.start(str(BIN / "vswitch-run"), "--socket", self.socket, "--state-dir", str(self.scratch / "state"),
+                                           "--log-format", "text", *self.options, stdout=log, stderr=log, env=environment)
+        eventually(self.answers, f"vswitch-run answers; its log: {self.log.read_text()}")
+
+    def answers(self) -> bool:
+        assert self.process.poll() is None, f"vswitch-run ended: {self.log.read_text()}"
+        return self("version", check=False).returncode == 0
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Ends it by a signal and waits."""
+        self.process.send_signal(how)
+        self.process.wait(DEADLINE_S)
+
+    def __call__(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess:
+        """`vswitch ARGUMENTS`: stdout and stderr apart; a failure shows both."""
+        done = subprocess.run([str(BIN / "vswitch"), *arguments], text=True, capture_output=True, timeout=timeout,
+                              env={**os.environ, "VSWITCH_SOCKET": self.socket})
+        assert not check or done.returncode == 0, f"vswitch {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def popen(self, *arguments: str, **options) -> subprocess.Popen:
+        """`vswitch ARGUMENTS` in the background."""
+        return subprocess.Popen([str(BIN / "vswitch"), *arguments], text=True,
+                                env={**os.environ, "VSWITCH_SOCKET": self.socket}, **options)
+
+    def json(self, *arguments: str):
+        """What a listing prints with --json."""
+        return json.loads(self(*arguments, "--json").stdout)
+
+    def container(self, name: str, *options: str) -> Namespace:
+        """A fresh namespace attached as container `name`."""
+        namespace = self.namespace()
+        self("attach", "--netns", namespace.name, "--name", name, *options)
+        return namespace
+
+    def namespace(self) -> Namespace:
+        namespace = Namespace(f"{self.prefix}n{len(self.namespaces)}")
+        self.namespaces.append(namespace)
+        return namespace
+
+    def address(self, name: str, network: int = 0) -> str:
+        """A container's IPv4 address."""
+        return self.json("inspect", name)[0]["networks"][network]["ipv4"].split("/")[0]
+
+    def drops(self, container: str) -> dict[str, int]:
+        """Drops by reason at a container's ports."""
+        return {row["reason"]: row["count"] for row in self.json("drops") if row["container"] == container}
+
+    def close(self) -> None:
+        """Ends everything; what is left of containers goes with their namespaces."""
+        with contextlib.suppress(Exception):
+            for container in self.json("ps", "-a"):
+                self("rm", "--force", container["name"], check=False)
+        if self.process is not None and self.process.poll() is None:
+            self.kill(signal.SIGTERM)
+        for namespace in [*self.namespaces, self.host]:
+            namespace.remove()
