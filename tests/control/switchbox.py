@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole switch in memory: the real controller and the real store (SQLite in a temporary folder), else twins.
+"""A whole switch in memory: the real controller and the real store (SQLite in a folder), else twins.
 
 Namespaces are files: what counts of a namespace is that a descriptor identifies it. Processes are real ones.
 """

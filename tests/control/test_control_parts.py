@@ -122,7 +122,7 @@ def test_an_index_that_was_given_back_rests_before_it_is_used_again():
     assert [indexes.take() for _ in range(3)] == [0, 1, 2]
     indexes.give_back(1)
     assert indexes.take() == 3 and indexes.used == 3
-    for index in range(4, 100):
+    for _ in range(4, 100):
         indexes.give_back(indexes.take())
     assert max(indexes.take() for _ in range(50)) < 200
 
@@ -248,14 +248,25 @@ docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
 nonsense
 eth1\tzz\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
 """
-ROUTES6 = """\
-fd000001000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001 eth0
-fe800000000000000000000000000000 40 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001 eth0
-00000000000000000000000000000000 00 00000000000000000000000000000000 00 00000000000000000000000000000000 ffffffff 00000001 00000000 00200200 lo
-00000000000000000000000000000000 00 fe800000000000000000000000000001 00 00000000000000000000000000000000 00000400 00000001 00000000 00000003 eth0
-ff000000000000000000000000000000 08 00000000000000000000000000000000 00 00000000000000000000000000000000 00000100 00000001 00000000 00000001 eth0
-broken
-"""
+NOWHERE = "0" * 32
+
+
+def route6(
+    destination: str, prefix: str, device: str, flags: str = "00000001", gateway: str = NOWHERE
+) -> str:
+    """A line of /proc/net/ipv6_route."""
+    return f"{destination.ljust(32, '0')} {prefix} {NOWHERE} 00 {gateway} 00000100 00000001 00000000 {flags} {device}\n"
+
+
+ROUTES6 = (
+    route6("fd000001", "40", "eth0")
+    + route6("fe80", "40", "eth0")
+    + route6("", "00", "lo", "00200200")
+    + route6("", "00", "eth0", "00000003", "fe80000000000000" + "0000000000000001")
+    + route6("ff", "08", "eth0")
+    + route6("fd09", "10", "lo", "00000201")
+    + "broken\n"
+)
 
 
 def test_routes_are_read_as_the_kernel_writes_them(tmp_path):

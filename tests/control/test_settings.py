@@ -159,7 +159,8 @@ def test_any_bytes_are_settings_or_one_line(content):
 def test_every_difference_says_whether_it_applies_at_once():
     before = parse(b"")
     after = parse(
-        b'[switch]\nlog_level = "debug"\nsocket_group = "x"\n[pools]\nipv4 = [{base = "10.0.0.0/8", size = 24}]\n'
+        b'[switch]\nlog_level = "debug"\nsocket_group = "x"\n'
+        b'[pools]\nipv4 = [{base = "10.0.0.0/8", size = 24}]\n'
     )
     found = changes(before, after)
     assert [(change.place, change.live) for change in found] == [

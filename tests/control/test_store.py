@@ -71,8 +71,9 @@ from vswitch.control.store import Put, Store
 
 async def one(store, writer):
     for number in range(100000):
-        await store.write([Put("containers", f"{writer}-{number}", b"x" * 500), Put("leases", f"{writer}-{number}", b"")])
-        print(f"{writer}-{number}", flush=True)
+        key = f"{writer}-{number}"
+        await store.write([Put("containers", key, b"x" * 500), Put("leases", key, b"")])
+        print(key, flush=True)
 
 async def main():
     store = Store(sys.argv[1])
@@ -145,7 +146,7 @@ async def test_damage_in_the_middle_is_found_at_the_start(tmp_path):
 
 @simulated
 async def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(StoreError, match="cannot open .*No such file"):
+    with pytest.raises(StoreError, match=r"cannot open .*No such file"):
         await opened(tmp_path / "nowhere" / "db")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 from switchbox import Box, quiet, simulated, until
@@ -509,13 +508,18 @@ async def test_an_interface_that_somebody_deletes_makes_the_container_orphaned_w
         assert mended.networks == view.networks and len(box.datapath.ports) == 1
 
 
+def write(path: str, text: bytes) -> None:
+    """What a supervisor does."""
+    with open(path, "ab") as log:
+        log.write(text)
+
+
 @simulated
 async def test_a_log_is_read_in_order_and_followed_until_the_container_ends(tmp_path):
     async with Box(tmp_path) as box:
         answer, process = await box.run("job", detached=True)
-        log = Path(answer.log_path)
-        Path(answer.log_path + ".1").write_bytes(b"older\n")
-        log.write_bytes(b"one\n")
+        write(answer.log_path + ".1", b"older\n")
+        write(answer.log_path, b"one\n")
         heard = []
 
         async def listen():
@@ -524,7 +528,7 @@ async def test_a_log_is_read_in_order_and_followed_until_the_container_ends(tmp_
 
         listener = asyncio.ensure_future(listen())
         await until(lambda: b"".join(heard) == b"older\none\n")
-        log.write_bytes(b"one\ntwo\n")
+        write(answer.log_path, b"two\n")
         process.popen.kill()
         process.popen.wait()
         await box.switch.report_exit("job", 0)

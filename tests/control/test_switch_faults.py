@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each step of each change fails once: what is left is exactly what was there before, and the next try succeeds."""
+"""Each step of each change fails once: what is left is what was there before, and the next try succeeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEPS = {
 
 
 class Faults:
-    """Counts the steps that a change takes, and fails the one whose turn it is, or lets `then` happen before it."""
+    """Counts the steps that a change takes, and fails the one whose turn it is, or does `then` before it."""
 
     def __init__(self, box: Box):
         self.box = box
@@ -60,7 +60,7 @@ class Faults:
 
 
 async def fail_every_step(box: Box, change) -> int:
-    """Let each step of `change` fail once; nothing may be different afterwards. Returns how many steps there were."""
+    """Let each step of `change` fail once; nothing may be different afterwards. How many steps there were."""
     faults = Faults(box)
     at = 0
     while True:

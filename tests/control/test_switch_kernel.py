@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch with nothing pretended: the real helper, dataplane, watcher and store, and real network namespaces."""
+"""The switch with nothing pretended: real helper, dataplane, watcher and store, real network namespaces."""
 
 from __future__ import annotations
 

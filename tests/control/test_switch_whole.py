@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The controller on the real dataplane, wholly in memory: frames go in at one container's end and come out at another's."""
+"""The controller on the real dataplane, wholly in memory: what goes in at one end comes out at another."""
 
 from __future__ import annotations
 
