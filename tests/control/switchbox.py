@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import os
 import socket
 import subprocess
@@ -194,6 +195,7 @@ class Box:
     def snapshot(self) -> dict:
         """Everything that a change may leave behind, comparable."""
         inventory, plane = self.switch._parts.inventory, self.datapath
+        gc.collect()  # event loops of earlier tests still hold descriptors
         return {
             "networks": [
                 (

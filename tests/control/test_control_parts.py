@@ -255,7 +255,8 @@ def route6(
     destination: str, prefix: str, device: str, flags: str = "00000001", gateway: str = NOWHERE
 ) -> str:
     """A line of /proc/net/ipv6_route."""
-    return f"{destination.ljust(32, '0')} {prefix} {NOWHERE} 00 {gateway} 00000100 00000001 00000000 {flags} {device}\n"
+    counters = "00000100 00000001 00000000"
+    return f"{destination.ljust(32, '0')} {prefix} {NOWHERE} 00 {gateway} {counters} {flags} {device}\n"
 
 
 ROUTES6 = (

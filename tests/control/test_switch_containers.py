@@ -403,8 +403,22 @@ async def test_a_stop_that_is_under_way_does_not_hold_up_the_switchs_end(tmp_pat
         stopping = asyncio.ensure_future(box.switch.stop("job", 3600))
         await asyncio.sleep(0.01)
         await box.switch.close()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(Refused, match="the switch is ending"):
             await stopping
+        box.switch = None
+
+
+@simulated
+async def test_an_attach_that_is_under_way_at_the_switchs_end_is_undone(tmp_path):
+    async with Box(tmp_path) as box:
+        os.close(box.namespace("web"))
+        attaching = asyncio.ensure_future(box.attach("web"))
+        while "eth0" not in box.interfaces("web"):
+            await asyncio.sleep(0)
+        await box.switch.close()
+        with pytest.raises(Refused, match="the switch is ending"):
+            await attaching
+        assert box.interfaces("web") == {}
         box.switch = None
 
 

@@ -12,6 +12,7 @@ from switchbox import Box, quiet, simulated
 
 from vswitch.control.model import AttachmentSpec, NetworkSpec, Refused
 from vswitch.control.store import Store
+from vswitch.datapath.plane import PlaneEvent
 
 STEPS = {
     "namespaces": ("attach", "remove"),
@@ -129,6 +130,22 @@ async def test_whatever_step_of_starting_again_fails_the_container_is_stopped_as
         assert box.switch.container("job").state == "running"
         os.close(again.netns_fd)
         os.close(again.pidfd)
+
+
+@simulated
+async def test_whatever_step_of_mending_fails_the_container_is_orphaned_as_before(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("web", AttachmentSpec(), namespace="a")
+        ((index, port),) = box.datapath.ports.items()
+        box.interfaces("a").clear()
+        box.datapath.on_event(PlaneEvent("port_gone", port.network, index, 77))
+        await quiet(box)
+        orphan = box.switch.container("web")
+        assert orphan.state == "orphaned"
+        before = box.watcher.watched
+        # the interface's remains; helper, port, binding; running into the store (it is watched already)
+        assert await fail_every_step(box, lambda: box.attach("web", namespace="a")) == 1 + 3 + 1
+        assert box.switch.container("web").state == "running" and box.watcher.watched == before
 
 
 @simulated

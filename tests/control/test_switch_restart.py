@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch is killed and started again: containers keep what they have, what ended meanwhile is concluded."""
+"""The switch is killed and started again: containers keep what they have, what ended is concluded."""
 
 from __future__ import annotations
 

@@ -166,6 +166,9 @@ class MemorySwitch:
         self.step()
         return {other.index: got for other in self.hosts if (got := other.received())}
 
+    def inject(self, frame: bytes, network: int, *, port: int = NOBODY, flood: bool = False) -> bool:
+        return self.plane.inject(bytes(frame), network, port=port, flood=flood)
+
     def punts(self) -> list[SimpleNamespace]:
         return [SimpleNamespace(kind=kind, network=network, port=port, frame=Frame(frame), time_ns=time_ns)
                 for kind, network, port, frame, time_ns in self.plane.punts(1 << 20)]

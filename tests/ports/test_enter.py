@@ -38,9 +38,12 @@ def helper():
 
 @pytest.fixture(params=sorted(LOOPS))
 def run(request):
-    """Runs a coroutine on one of the event loops."""
+    """Runs a coroutine on one of the event loops; nothing may go wrong behind its back."""
+    problems = []
     with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        runner.get_loop().set_exception_handler(lambda loop, context: problems.append(context))
         yield runner.run
+    assert problems == []
 
 
 def let_go(fd: int) -> None:
@@ -261,7 +264,7 @@ def test_the_helper_inherits_nothing_but_its_channel(tmp_path):
 
 
 def free_a_namespace() -> tuple[bool, bool]:
-    """Whether a namespace lives, shown by the other end of a veth into it: while we have its TAP, and afterwards."""
+    """Whether a namespace lives (a veth into it shows that) while we have a TAP of it, and afterwards."""
     helper = AttachHelper.fork()
     doomed = Namespace()
     command = ["ip", "link", "add", "near", "type", "veth", "peer", "name", "far", "netns", str(doomed.pid)]

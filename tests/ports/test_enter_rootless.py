@@ -131,7 +131,7 @@ def die_when_entered(netns_fd, userns_fd, plan):
 
 
 def survivors_of_a_killed_keeper():
-    """A worker inside a user namespace ends with its keeper, though joining cleared its death signal."""
+    """A worker inside a user namespace ends with its keeper: joining has not cleared its death signal."""
     from vswitch.ports import inside
 
     inside.attach = die_when_entered

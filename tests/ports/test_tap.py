@@ -223,6 +223,17 @@ def test_a_taken_name_is_refused(netns):
     assert caught.value.status == 409
 
 
+def open_over_a_waiting_tap():
+    os.close(open_tap("eth0", persist=True).fd)
+    open_tap("eth0", persist=False)
+
+
+@pytest.mark.root
+def test_a_new_tap_is_never_one_that_was_left_there(netns):
+    with pytest.raises(Refused, match="an interface eth0 already"):
+        netns.inside(open_over_a_waiting_tap)
+
+
 @pytest.mark.root
 def test_an_interface_that_another_process_holds_is_refused(netns):
     with pytest.raises(Refused, match="another process holds interface eth0"):

@@ -119,7 +119,7 @@ class Attaching:
                 await self._parts.helper.remove(
                     endpoint.interface, netns_fd=namespace.netns_fd, userns_fd=namespace.userns_fd
                 )
-            container.record = replace(before, origin=origin)
+            container.record = before if container.watches else replace(before, origin=origin)
             undo.callback(setattr, container, "record", before)
             await self._bring_up(container, namespace, job, undo)
             undo.pop_all()
@@ -212,7 +212,9 @@ class Attaching:
         return tap
 
     def _watch(self, container: Container, pidfd: int | None, undo: AsyncExitStack) -> None:
-        """Notice the namespace's end, and keep a descriptor of the process to stop."""
+        """Notice the namespace's end, and keep a descriptor of the process to stop; an orphan is watched already."""
+        if container.watches:
+            return
         undo.callback(self._ending.unwatch, container)
         container.pidfd = None if pidfd is None else os.dup(pidfd)
         self._ending.watch(container)

@@ -24,6 +24,7 @@ CLOSE_PATIENCE_S = (
     3.0  # a step takes milliseconds; what takes longer waits for a process to end, and need not
 )
 
+ENDING = "the switch is ending: nothing can be changed any more"
 EXHAUSTED = {
     errno.EMFILE: "the switch has no file descriptor left: raise LimitNOFILE or ulimit -n",
     errno.ENFILE: "the machine has no file descriptor left: raise fs.file-max",
@@ -66,12 +67,16 @@ class Jobs:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             job.abandoned = True
+            if task.cancelled():  # by close, and not our caller
+                raise Refused(ENDING, 500) from None
             raise
+        except Abandoned:
+            raise Refused(ENDING, 500) from None
 
     def refuse_when_closed(self) -> None:
         """Refused once the switch is ending."""
         if self._closed:
-            raise Refused("the switch is ending: nothing can be changed any more", 500)
+            raise Refused(ENDING, 500)
 
     def start(self, work: Callable[[Job], Awaitable[None]]) -> None:
         """Run `work` with nobody waiting for it, such as the answer to a namespace's end.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 from collections.abc import Iterator
 from errno import EINVAL, EPERM
@@ -24,7 +23,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from vswitch.container import namespaces
-from vswitch.container._linux import CLONE_NEWNET, CLONE_NEWUSER, set_parent_death_signal, setns
+from vswitch.container._linux import CLONE_NEWNET, CLONE_NEWUSER, setns
 from vswitch.control.model import NamespaceOrigin, Refused
 from vswitch.ports import interface
 from vswitch.ports.interface import InterfacePlan
@@ -126,7 +125,6 @@ def enter(netns_fd: int, userns_fd: int | None) -> None:
         raise _not_permitted(_owner_remedy(netns_fd))
     try:
         setns(owner_fd, CLONE_NEWUSER)
-        set_parent_death_signal(signal.SIGKILL)  # gaining capabilities has cleared it
         setns(netns_fd, CLONE_NEWNET)
     except OSError as error:
         if error.errno not in (EPERM, EINVAL):

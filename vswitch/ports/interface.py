@@ -16,7 +16,6 @@ default says. accept_ra=0 in any case: address and route come from here.
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 from itertools import count
@@ -114,8 +113,6 @@ def _set_ipv6(name: str, *, wanted: bool) -> bool:
     try:
         _write(f"{SYSCTL_IPV6}/{name}/accept_ra", "0")
         _write(f"{SYSCTL_IPV6}/{name}/disable_ipv6", "0" if wanted else "1")
-    except FileNotFoundError:
-        return os.path.isdir(SYSCTL_IPV6)  # an MTU below 1280: this interface has no IPv6 that could speak
     except OSError:
         return False
     return True

@@ -93,7 +93,7 @@ def silent6(index: int) -> Change:
     """Let an interface make itself no link-local address; without one it stays silent."""
     mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
     message = _link_message(index, attributes=[("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})])
-    return Change("cannot keep IPv6 quiet", RTM_NEWLINK, 0, message, (EAFNOSUPPORT,))
+    return Change("cannot keep IPv6 quiet", RTM_NEWLINK, 0, message, (EAFNOSUPPORT,))  # MTU < 1280: no IPv6
 
 
 def address4(index: int, text: str) -> Change:
