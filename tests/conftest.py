@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all tests share: the folder of test programs is importable, a switch in memory, throw-away namespaces."""
+"""What all tests share: the programs of harness/ are importable, a switch in memory or a real one, throw-away
+namespaces. Tests marked `root` are skipped where there is no root.
+"""
+
 import os
 import sys
 from pathlib import Path
@@ -9,9 +12,20 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).with_name("harness")))
 
-settings.register_profile("steady", deadline=None, derandomize="CI" in os.environ,
-                          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+settings.register_profile(
+    "steady",
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 settings.load_profile("steady")
+
+
+def pytest_collection_modifyitems(items):
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("root"):
+                item.add_marker(pytest.mark.skip(reason="needs root: real namespaces"))
 
 
 @pytest.fixture
@@ -21,5 +35,31 @@ def switch():
 
     made = MemorySwitch(seed=1)
     made.network(0)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def netns():
+    """A function that makes network namespaces (harness/real_hosts.py); they go with the test."""
+    from real_hosts import Namespace
+
+    made = []
+
+    def make() -> Namespace:
+        made.append(Namespace())
+        return made[-1]
+
+    yield make
+    for namespace in made:
+        namespace.close()
+
+
+@pytest.fixture
+def real_switch():
+    """A running dataplane whose hosts are namespaces with a real TAP each (harness/real_hosts.py)."""
+    from real_hosts import RealSwitch
+
+    made = RealSwitch()
     yield made
     made.close()

@@ -254,7 +254,7 @@ cdef void serve(Switch *sw, Port *port, uint32_t events) noexcept nogil:
         port.credit = TURN_COST
     if port.shared and not port.nowait:
         fcntl(port.fd, F_SETFL, fcntl(port.fd, F_GETFL) | O_NONBLOCK)
-    while left and port.credit > 0:
+    while left and port.credit > 0 and not port.gone:
         if not read_frame(sw, port, &frame):
             break
         receive(sw, port, &frame)
@@ -310,8 +310,10 @@ cdef void lose_port(Switch *sw, Port *port, int error) noexcept nogil:
 
 
 cdef void give_up(Switch *sw, Port *port, int error) noexcept nogil:
-    """The port takes no part any more: tells control."""
+    """The port takes no part any more: tells control, once."""
     cdef Event *event
+    if port.gone:
+        return
     port.gone = 1
     event = <Event *>ring_reserve(&sw.events, sizeof(Event))
     if event != NULL:
@@ -775,7 +777,7 @@ cdef Drop write_frame(Switch *sw, Port *port, const uint8_t *data, size_t length
         return Drop.TX_LINK_DOWN
     if errno == EINVAL:
         return Drop.TX_REFUSED
-    if not port.gone and (errno == EBADFD or errno == EBADF or errno == ENODEV or errno == EPIPE or errno == ECONNRESET):
+    if errno == EBADFD or errno == EBADF or errno == ENODEV or errno == EPIPE or errno == ECONNRESET:
         lose_port(sw, port, errno)
     return Drop.TX_ERROR
 

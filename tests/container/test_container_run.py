@@ -156,8 +156,8 @@ def test_init_keeps_no_descriptor_of_the_users(containers: Containers):
     process = containers.start("sleep", "60")
     fds = Path(f"/proc/{process.info['pid']}/fd")
     until(lambda: os.readlink(fds / "1") == "/dev/null", "letting go")
-    links = sorted(os.readlink(fd).split(":")[0] for fd in fds.iterdir())
-    assert links == ["/dev/null", "/dev/null", "/dev/null", "anon_inode", "socket"]
+    links = sorted(link for fd in fds.iterdir() if (link := os.readlink(fd).split(":")[0]) != "/dev/null")
+    assert links == ["anon_inode", "socket"]
 
 
 def test_closed_standard_streams_are_no_trouble(by_root: Containers):

@@ -184,6 +184,14 @@ def test_a_script_around_the_container_stops_and_ends_with_it(by_root: Container
     screen.close()
 
 
+def test_a_script_has_the_terminal_back_after_the_container(containers: Containers, screen: Screen):
+    screen.line("sh -c " + shlex.quote(quoted(containers, "true") + "; echo next; read x; echo read $x"))
+    screen.expect("next")
+    screen.line("this")
+    screen.expect("read this")
+    screen.expect(PROMPT)
+
+
 def test_a_window_change_reaches_the_program(containers: Containers, screen: Screen):
     flag = containers.path("flag")
     script = f"trap 'stty size' WINCH; echo ready; until [ -e {flag} ]; do sleep 0.01; done"
@@ -205,7 +213,7 @@ def test_in_a_pipeline_the_terminal_is_there_when_it_is_asked_for(containers: Co
 
 
 def test_ctrl_c_and_ctrl_z_reach_a_program_that_was_redirected(containers: Containers, screen: Screen):
-    script = "trap 'exit 44' INT; echo ready >&2; while :; do sleep 0.01; done"
+    script = "trap 'exit 44' INT; echo ready >&2; sleep 66; exit 1"  # the trap runs when sleep has ended
     screen.line(quoted(containers, "bash", "-c", script) + " </dev/null >/dev/null")
     screen.expect("ready")
     screen.type(CTRL_Z)

@@ -242,13 +242,16 @@ def test_without_inotify_the_scan_notices(run, tmp_path: Path, monkeypatch, capl
     monkeypatch.setattr(inotify_simple, "INotify", none_left)
 
     async def check() -> None:
-        watcher, calls = NamespaceWatcher(scan_interval_s=0.01), Calls()
-        for name in ("a", "b"):
+        watcher = NamespaceWatcher(scan_interval_s=0.01)
+        calls = {name: Calls() for name in "abc"}
+        for name in calls:
             (tmp_path / name).touch()
-            watcher.watch_path(str(tmp_path / name), inode(tmp_path / name), calls)
+            watcher.watch_path(str(tmp_path / name), inode(tmp_path / name), calls[name])
         await turn_over()
-        (tmp_path / "a").unlink()
-        await calls.arrive()
+        for name in "ab":  # each is seen by a scan of its own
+            (tmp_path / name).unlink()
+            await calls[name].arrive()
+        assert calls["c"].count == 0
         watcher.close()
 
     run(check())

@@ -412,12 +412,18 @@ async def test_a_stop_that_is_under_way_does_not_hold_up_the_switchs_end(tmp_pat
 async def test_an_attach_that_is_under_way_at_the_switchs_end_is_undone(tmp_path):
     async with Box(tmp_path) as box:
         os.close(box.namespace("web"))
+        closing = []
+        add_port = box.datapath.add_port
+
+        async def add_port_at_the_end(*args, **kwargs):
+            closing.append(asyncio.ensure_future(box.switch.close()))
+            await add_port(*args, **kwargs)
+
+        box.datapath.add_port = add_port_at_the_end
         attaching = asyncio.ensure_future(box.attach("web"))
-        while "eth0" not in box.interfaces("web"):
-            await asyncio.sleep(0)
-        await box.switch.close()
         with pytest.raises(Refused, match="the switch is ending"):
             await attaching
+        await closing[0]
         assert box.interfaces("web") == {}
         box.switch = None
 
@@ -526,6 +532,65 @@ def write(path: str, text: bytes) -> None:
     """What a supervisor does."""
     with open(path, "ab") as log:
         log.write(text)
+
+
+@simulated
+async def test_a_container_that_is_only_starting_is_removed_by_force_with_its_process(tmp_path):
+    async with Box(tmp_path) as box:
+        gate, attach = asyncio.Event(), box.namespaces.attach
+
+        async def slow_attach(*args):
+            await gate.wait()
+            return await attach(*args)
+
+        box.namespaces.attach = slow_attach
+        process = box.process("job")
+        running = asyncio.ensure_future(box.run("job", process=process))
+        await until(lambda: box.switch.containers(), "the container to be starting")
+        removal = asyncio.ensure_future(box.switch.remove("job", force=True))
+        await asyncio.sleep(0.01)
+        gate.set()
+        await running
+        await until(lambda: process.popen.poll() is not None, "SIGKILL")
+        await box.switch.report_exit("job", 137)
+        await removal
+        assert box.switch.containers(everything=True) == []
+
+
+@simulated
+async def test_whoever_waits_for_a_start_that_fails_finds_nothing_left(tmp_path):
+    async with Box(tmp_path) as box:
+        empty, gate, ports = box.snapshot(), asyncio.Event(), []
+
+        async def failing_attach(*args):
+            await gate.wait()
+            raise Refused("it failed", 500)
+
+        remove_port = box.datapath.remove_port
+        box.datapath.remove_port = lambda index: ports.append(index) or remove_port(index)
+        box.namespaces.attach = failing_attach
+        process = box.process("job")
+        running = asyncio.ensure_future(box.run("job", process=process))
+        await until(lambda: box.switch.containers(), "the container to be starting")
+        waiting = [
+            asyncio.ensure_future(box.switch.remove("job", force=True)),
+            asyncio.ensure_future(box.switch.stop("job")),
+        ]
+        await asyncio.sleep(0.01)
+        gate.set()
+        with pytest.raises(Refused, match="it failed"):
+            await running
+        await asyncio.gather(*waiting)
+        assert box.snapshot() | {"descriptors": 0} == empty | {"descriptors": 0} and ports == []
+        assert process.popen.poll() is None
+
+
+@simulated
+async def test_what_is_run_comes_with_its_process(tmp_path):
+    async with Box(tmp_path) as box:
+        fd = box.namespace("job")
+        with pytest.raises(Refused, match="send its pidfd too"):
+            await box.switch.attach(ContainerSpec(command=["sh"]), box.origin("job"), fd)
 
 
 @simulated

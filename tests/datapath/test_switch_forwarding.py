@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where frames go, which sizes and tags they may have, and that nothing ever crosses from one network to another."""
+"""Where frames go, which sizes and tags they may have, and that nothing ever crosses from one network to
+another."""
+
 from __future__ import annotations
 
 import errno
@@ -34,7 +36,9 @@ def test_a_broadcast_reaches_everybody_else(switch, trio):
     assert switch.delivered(a, frame) == {b.index: [frame], c.index: [frame]}
 
 
-@pytest.mark.parametrize("group", ["01005e000001", "3333ff000001", "01000ccccccc", "0180c2000010", "01005e7fffff"])
+@pytest.mark.parametrize(
+    "group", ["01005e000001", "3333ff000001", "01000ccccccc", "0180c2000010", "01005e7fffff"]
+)
 def test_a_multicast_reaches_everybody_else(switch, trio, group):
     a, b, c = trio
     frame = experimental(bytes.fromhex(group), a.mac)
@@ -81,8 +85,11 @@ def test_a_broadcast_of_the_only_member_ends_quietly(switch):
 # ---- what is inside doesn't matter
 
 
-@given(ethertype=st.integers(0, 0xFFFF).filter(lambda kind: kind not in (0x0806, 0x8100, 0x88A8)), payload=st.binary(max_size=300),
-       tags=st.lists(st.tuples(st.sampled_from([C_TAG, S_TAG]), st.integers(1, 4094)), max_size=2))
+@given(
+    ethertype=st.integers(0, 0xFFFF).filter(lambda kind: kind not in (0x0806, 0x8100, 0x88A8)),
+    payload=st.binary(max_size=300),
+    tags=st.lists(st.tuples(st.sampled_from([C_TAG, S_TAG]), st.integers(1, 4094)), max_size=2),
+)
 def test_any_ethertype_and_tags_are_carried_unchanged(ethertype, payload, tags):
     switch = MemorySwitch(mac_capacity=64, neighbour_capacity=64)
     switch.network()
@@ -93,12 +100,26 @@ def test_any_ethertype_and_tags_are_carried_unchanged(ethertype, payload, tags):
     switch.close()
 
 
-@pytest.mark.parametrize("tags", [((C_TAG, 5),), ((S_TAG, 7), (C_TAG, 5)), ((C_TAG, 5), (C_TAG, 6)), ((C_TAG, 0xE005),), ((C_TAG, 0),),
-                                  ((S_TAG, 1), (C_TAG, 2), (C_TAG, 3)), ((C_TAG, 0),) * 4])
+@pytest.mark.parametrize(
+    "tags",
+    [
+        ((C_TAG, 5),),
+        ((S_TAG, 7), (C_TAG, 5)),
+        ((C_TAG, 5), (C_TAG, 6)),
+        ((C_TAG, 0xE005),),
+        ((C_TAG, 0),),
+        ((S_TAG, 1), (C_TAG, 2), (C_TAG, 3)),
+        ((C_TAG, 0),) * 4,
+    ],
+)
 def test_tagged_frames_are_carried_with_their_tags(switch, trio, tags):
     a, b, c = trio
     everyone_speaks(switch)
-    for inner in (experimental(b.mac, a.mac), frames.udp(b.mac, a.mac, "10.0.0.1", "10.0.0.2"), frames.who_has(a.mac, "10.0.0.1", "10.0.0.2")):
+    for inner in (
+        experimental(b.mac, a.mac),
+        frames.udp(b.mac, a.mac, "10.0.0.1", "10.0.0.2"),
+        frames.who_has(a.mac, "10.0.0.1", "10.0.0.2"),
+    ):
         frame = tagged(inner, *tags)
         expected = {b.index: [frame]} if inner[:6] == b.mac else {b.index: [frame], c.index: [frame]}
         assert switch.delivered(a, frame) == expected
@@ -230,17 +251,43 @@ def test_a_question_is_answered_from_ones_own_networks_bindings(switch, two_netw
     assert switch.exchange(a0, frames.who_has(a0.mac, "10.0.0.1", "10.0.0.2")) == []
 
 
-MACS = st.sampled_from([mac(501), mac(502), mac(503), mac(504), GATEWAY, BROADCAST, frames.ALL_NODES, bytes(6)])
+MACS = st.sampled_from(
+    [mac(501), mac(502), mac(503), mac(504), GATEWAY, BROADCAST, frames.ALL_NODES, bytes(6)]
+)
 BODIES = st.one_of(
     st.binary(max_size=120),
-    st.builds(lambda op, spa, tpa: frames.arp(op, sha=mac(501), spa=spa, tpa=tpa)[14:], st.integers(0, 3),
-              *[st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.254", "0.0.0.0"])] * 2),
-    st.builds(lambda dst: frames.udp(BROADCAST, BROADCAST, "10.0.0.1", dst)[14:], st.sampled_from(["10.0.0.2", "10.0.0.254", "8.8.8.8"])),
-    st.builds(lambda dst: frames.dhcp(mac(501), dst=dst)[14:], st.sampled_from(["10.0.0.254", "255.255.255.255"])),
+    st.builds(
+        lambda op, spa, tpa: frames.arp(op, sha=mac(501), spa=spa, tpa=tpa)[14:],
+        st.integers(0, 3),
+        *[st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.254", "0.0.0.0"])] * 2,
+    ),
+    st.builds(
+        lambda dst: frames.udp(BROADCAST, BROADCAST, "10.0.0.1", dst)[14:],
+        st.sampled_from(["10.0.0.2", "10.0.0.254", "8.8.8.8"]),
+    ),
+    st.builds(
+        lambda dst: frames.dhcp(mac(501), dst=dst)[14:], st.sampled_from(["10.0.0.254", "255.255.255.255"])
+    ),
 )
-SENT = st.tuples(st.integers(0, 5), MACS, MACS, st.sampled_from([0x0800, 0x0806, 0x86DD, 0x8100, 0x88B5]), BODIES,
-                 st.one_of(st.just(bytes(12)), st.builds(vnet, st.integers(0, 7), st.sampled_from([0, 1, 4, 5]), st.integers(0, 80),
-                                                         st.integers(0, 2000), st.integers(0, 80), st.integers(0, 40))))
+SENT = st.tuples(
+    st.integers(0, 5),
+    MACS,
+    MACS,
+    st.sampled_from([0x0800, 0x0806, 0x86DD, 0x8100, 0x88B5]),
+    BODIES,
+    st.one_of(
+        st.just(bytes(12)),
+        st.builds(
+            vnet,
+            st.integers(0, 7),
+            st.sampled_from([0, 1, 4, 5]),
+            st.integers(0, 80),
+            st.integers(0, 2000),
+            st.integers(0, 80),
+            st.integers(0, 40),
+        ),
+    ),
+)
 
 
 @given(sent=st.lists(SENT, max_size=25))
@@ -249,7 +296,12 @@ def test_nothing_ever_crosses_between_networks(sent):
     for network in (0, 1, 2):
         switch.network(network)
         switch.bind("10.0.0.254", network=network)
-    hosts = [switch.host(network=number % 2, mac=mac(501 + number // 2), assigned=number < 2, vnet=number in (2, 3)) for number in range(6)]
+    hosts = [
+        switch.host(
+            network=number % 2, mac=mac(501 + number // 2), assigned=number < 2, vnet=number in (2, 3)
+        )
+        for number in range(6)
+    ]
     for number, host in enumerate(hosts):
         switch.bind(f"10.0.0.{1 + number // 2}", host)
     for number, to, source, ethertype, body, header in sent:
@@ -263,7 +315,7 @@ def test_nothing_ever_crosses_between_networks(sent):
             assert all(b"network %d" % (1 - host.network) not in frame for frame in got)
         assert {punt.network for punt in switch.punts()} <= {host.network}
         assert {network for network, *_ in switch.table()} <= {0, 1}
-    assert all(network == port % 2 ^ 1 for (network, _), port in switch.macs().items())     # ports count from 1
+    assert all(network == port % 2 ^ 1 for (network, _), port in switch.macs().items())  # ports count from 1
     assert switch.plane.network_drops(2) == {}
     switch.close()
 
@@ -360,7 +412,9 @@ def test_a_descriptor_that_cannot_be_polled_is_reported_gone(switch, fd):
 def test_the_same_descriptor_twice_is_reported_gone_and_the_first_port_lives(switch, trio):
     a, b, _ = trio
     index = next(switch.indexes)
-    switch.plane.post_port_add(index, a.port.fileno(), 0, kind="packet", vnet_header=False, gso=0, guard=False)
+    switch.plane.post_port_add(
+        index, a.port.fileno(), 0, kind="packet", vnet_header=False, gso=0, guard=False
+    )
     switch.step()
     assert switch.plane.events() == [(1, 0, index, errno.EEXIST)]
     switch.plane.post_port_remove(index)
@@ -412,7 +466,12 @@ def test_counters_say_what_crossed(switch, trio):
     before = {host.index: host.counters for host in trio}
     for _ in range(3):
         switch.delivered(a, frame)
-    grown = {host.index: {name: count - before[host.index][name] for name, count in host.counters.items() if name != "drops"} for host in trio}
+    grown = {
+        host.index: {
+            name: count - before[host.index][name] for name, count in host.counters.items() if name != "drops"
+        }
+        for host in trio
+    }
     sent = {"frames": 3, "bytes": 342, "segments": 3, "wire_bytes": 342}
     nothing = dict.fromkeys(grown[a.index], 0)
     assert grown[a.index] == nothing | {f"rx_{name}": count for name, count in sent.items()}

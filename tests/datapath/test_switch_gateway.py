@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the gateway answers by itself: ARP, neighbour discovery, echo; and what it says to the rest."""
+"""Echo at the gateway, and what it says to packets that it has no use for."""
+
 from __future__ import annotations
 
 import struct
@@ -9,8 +10,22 @@ import frames
 import pytest
 import reference
 from frames import (
-    ALL_NODES, BROADCAST, FRAGMENT, ICMP, ICMPV6, NO_MAC, TCP, UDP, advertisement, arp, echo, echo6, ethernet, experimental, is_at, mac,
-    option, packet, solicitation, tcp, udp, who_has,
+    BROADCAST,
+    FRAGMENT,
+    ICMP,
+    ICMPV6,
+    NO_MAC,
+    TCP,
+    UDP,
+    echo,
+    echo6,
+    ethernet,
+    experimental,
+    packet,
+    solicitation,
+    tcp,
+    udp,
+    who_has,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +33,7 @@ from memory_switch import GATEWAY, MemorySwitch
 
 A4, B4, GATEWAY4, STRANGER4, OUTSIDE4 = "172.17.0.2", "172.17.0.3", "172.17.0.1", "172.17.0.99", "192.0.2.1"
 A6, B6, GATEWAY6, STRANGER6, OUTSIDE6 = "fd00::2", "fd00::3", "fd00::1", "fd00::99", "2001:db8::1"
-LINK_LOCAL = "fe80::42:acff:fe11:1"     # of GATEWAY
+LINK_LOCAL = "fe80::42:acff:fe11:1"  # of GATEWAY
 
 
 class Street:
@@ -26,7 +41,14 @@ class Street:
         self.switch = switch
         self.a, self.b = switch.host(assigned=True), switch.host(assigned=True)
         self.watcher = switch.host()
-        for address, host in ((GATEWAY4, None), (GATEWAY6, None), (A4, self.a), (A6, self.a), (B4, self.b), (B6, self.b)):
+        for address, host in (
+            (GATEWAY4, None),
+            (GATEWAY6, None),
+            (A4, self.a),
+            (A6, self.a),
+            (B4, self.b),
+            (B6, self.b),
+        ):
             switch.bind(address, host)
 
     def answers(self, frame: bytes, *, asker=None) -> list[frames.Frame]:
@@ -52,107 +74,6 @@ def street(switch):
     return Street(switch)
 
 
-# ---- ARP
-
-
-def test_a_question_for_the_gateway_is_answered(street):
-    a = street.a
-    assert street.answers(who_has(a.mac, A4, GATEWAY4)) == [
-        is_at(GATEWAY, GATEWAY4, A4, tha=a.mac, to=a.mac)
-    ]
-    assert a.counters["answered"] == 1 and a.drops == {}
-
-
-def test_a_question_for_a_known_address_is_answered_in_its_owners_name_and_leaves_on_no_port(street):
-    a, b = street.a, street.b
-    for question in (who_has(a.mac, A4, B4), who_has(a.mac, A4, B4, to=b.mac), who_has(a.mac, A4, B4, to=GATEWAY)):
-        assert street.answers(question) == [is_at(b.mac, B4, A4, tha=a.mac, to=a.mac)]
-
-
-def test_the_bytes_of_an_arp_answer(street):
-    question = bytes.fromhex("ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 ac110002 000000000000 ac110003")
-    assert street.answers(question) == [
-        bytes.fromhex("020000000001 020000000002 0806 0001 0800 06 04 0002 020000000002 ac110003 020000000001 ac110002")
-    ]
-
-
-def test_a_question_for_an_unknown_address_goes_to_everybody_else(street):
-    question = who_has(street.a.mac, A4, STRANGER4)
-    assert street.switch.delivered(street.a, question) == {street.b.index: [question], street.watcher.index: [question]}
-
-
-def test_a_duplicate_address_probe_from_the_owner_is_never_answered(street):
-    street.dies(who_has(street.a.mac, "0.0.0.0", A4), "arp_own_address")
-    street.dies(who_has(street.a.mac, A4, A4), "arp_own_address")
-    street.dies(who_has(street.a.mac, A4, A4, to=GATEWAY), "arp_own_address")
-
-
-def test_a_duplicate_address_probe_from_another_port_is_answered_with_the_owner(street):
-    for asker in (street.a, street.watcher):
-        assert street.answers(who_has(asker.mac, "0.0.0.0", B4), asker=asker) == [
-            is_at(street.b.mac, B4, "0.0.0.0", tha=asker.mac, to=asker.mac)
-        ]
-    assert street.answers(who_has(street.a.mac, "0.0.0.0", GATEWAY4))[0][22:28] == GATEWAY
-
-
-def test_a_binding_that_was_taken_back_is_answered_no_more(street):
-    street.switch.unbind(B4)
-    question = who_has(street.a.mac, A4, B4)
-    assert set(street.switch.delivered(street.a, question)) == {street.b.index, street.watcher.index}
-
-
-def test_a_changed_binding_is_answered_anew(street):
-    street.switch.bind(B4, street.watcher)
-    assert street.answers(who_has(street.a.mac, A4, B4))[0][22:28] == street.watcher.mac
-
-
-def test_answers_to_others_are_carried(street):
-    answer = is_at(street.a.mac, A4, B4, tha=street.b.mac, to=street.b.mac)
-    assert street.switch.delivered(street.a, answer) == {street.b.index: [answer]}
-
-
-def test_an_arp_answer_for_the_gateway_ends_there(street):
-    street.dies(is_at(street.a.mac, A4, GATEWAY4, tha=GATEWAY, to=GATEWAY), "not_for_gateway")
-    street.dies(arp(8, sha=street.a.mac, spa=A4, tpa=GATEWAY4, to=GATEWAY), "not_for_gateway")
-
-
-# ---- neighbour discovery
-
-
-def test_a_solicitation_for_the_gateway_is_answered_by_a_router(street):
-    a = street.a
-    assert street.answers(solicitation(a.mac, A6, GATEWAY6)) == [
-        advertisement(GATEWAY, GATEWAY6, GATEWAY6, to=a.mac, dst=A6, flags=0xE0)
-    ]
-
-
-def test_a_solicitation_for_a_known_address_is_answered_in_its_owners_name(street):
-    a, b = street.a, street.b
-    for question in (solicitation(a.mac, A6, B6), solicitation(a.mac, A6, B6, dst=B6, to=b.mac), solicitation(a.mac, A6, B6, options=b""),
-                     solicitation(a.mac, A6, B6, options=option(14, bytes(6)) + option(1, a.mac))):
-        assert street.answers(question) == [advertisement(b.mac, B6, B6, to=a.mac, dst=A6, flags=0x60)]
-
-
-def test_a_solicitation_for_an_unknown_address_is_carried(street):
-    question = solicitation(street.a.mac, A6, STRANGER6)
-    assert set(street.switch.delivered(street.a, question)) == {street.b.index, street.watcher.index}
-
-
-def test_an_ipv6_probe_from_the_owner_is_never_answered_and_from_another_it_is_to_all_nodes(street):
-    street.dies(solicitation(street.a.mac, "::", A6), "nd_own_address")
-    assert street.answers(solicitation(street.a.mac, "::", B6)) == [
-        advertisement(street.b.mac, B6, B6, to=ALL_NODES, dst="ff02::1", flags=0x20)
-    ]
-
-
-def test_the_bytes_of_an_advertisement(street):
-    question = solicitation(street.a.mac, A6, GATEWAY6)
-    assert [answer.hex() for answer in street.answers(question)] == [
-        "020000000001" "0242ac110001" "86dd" "60000000" "0020" "3a" "ff" "fd000000000000000000000000000001" "fd000000000000000000000000000002"
-        "88" "00" "f047" "e0000000" "fd000000000000000000000000000001" "0201" "0242ac110001"
-    ]
-
-
 # ---- echo
 
 
@@ -172,30 +93,44 @@ def test_echo_is_answered_with_the_same_bytes(street, size):
 def test_echo_of_a_jumbo_frame_is_answered(street):
     street.switch.plane.post_network_mtu(0, 65520)
     a, data = street.a, bytes(65520 - 48)
-    assert street.answers(echo(GATEWAY, a.mac, A4, GATEWAY4, data)) == [echo(a.mac, GATEWAY, GATEWAY4, A4, data, reply=True)]
-    assert street.answers(echo6(GATEWAY, a.mac, A6, GATEWAY6, data)) == [echo6(a.mac, GATEWAY, GATEWAY6, A6, data, reply=True)]
+    assert street.answers(echo(GATEWAY, a.mac, A4, GATEWAY4, data)) == [
+        echo(a.mac, GATEWAY, GATEWAY4, A4, data, reply=True)
+    ]
+    assert street.answers(echo6(GATEWAY, a.mac, A6, GATEWAY6, data)) == [
+        echo6(a.mac, GATEWAY, GATEWAY6, A6, data, reply=True)
+    ]
 
 
 def test_echo_with_ip_options_keeps_them(street):
     a = street.a
-    answer, = street.answers(echo(GATEWAY, a.mac, A4, GATEWAY4, b"x", options=b"\1\1\1\0"))
+    (answer,) = street.answers(echo(GATEWAY, a.mac, A4, GATEWAY4, b"x", options=b"\1\1\1\0"))
     assert answer == echo(a.mac, GATEWAY, GATEWAY4, A4, b"x", reply=True, options=b"\1\1\1\0")
 
 
 def test_ethernet_padding_is_not_echoed(street):
     a = street.a
-    assert street.answers(echo(GATEWAY, a.mac, A4, GATEWAY4, b"x") + bytes(17)) == [echo(a.mac, GATEWAY, GATEWAY4, A4, b"x", reply=True)]
+    assert street.answers(echo(GATEWAY, a.mac, A4, GATEWAY4, b"x") + bytes(17)) == [
+        echo(a.mac, GATEWAY, GATEWAY4, A4, b"x", reply=True)
+    ]
 
 
 def fragments4(to: bytes, source: bytes, src: str, dst: str, message: bytes, size: int) -> list[frames.Frame]:
-    return [frames.ipv4(to, source, src, dst, ICMP, message[at:at + size], offset=at, more=at + size < len(message))
-            for at in range(0, len(message), size)]
+    return [
+        frames.ipv4(
+            to, source, src, dst, ICMP, message[at : at + size], offset=at, more=at + size < len(message)
+        )
+        for at in range(0, len(message), size)
+    ]
 
 
 def test_a_long_echo_is_answered_fragment_by_fragment(street):
     data = bytes(number % 251 for number in range(4000))
     message = echo(GATEWAY, street.a.mac, A4, GATEWAY4, data)[34:]
-    answered = [answer for one in fragments4(GATEWAY, street.a.mac, A4, GATEWAY4, message, 1480) for answer in street.answers(one)]
+    answered = [
+        answer
+        for one in fragments4(GATEWAY, street.a.mac, A4, GATEWAY4, message, 1480)
+        for answer in street.answers(one)
+    ]
     assert [int.from_bytes(one[20:22], "big") for one in answered] == [0x2000, 0x2000 | 185, 370]
     whole = b"".join(one[34:] for one in answered)
     assert whole == echo(street.a.mac, GATEWAY, GATEWAY4, A4, data, reply=True)[34:]
@@ -205,9 +140,12 @@ def test_a_long_ipv6_echo_is_answered_fragment_by_fragment(street):
     data = bytes(number % 251 for number in range(4000))
     message, answered = echo6(GATEWAY, street.a.mac, A6, GATEWAY6, data)[54:], []
     for at in range(0, len(message), 1448):
-        fragment = struct.pack(">BxHI", ICMPV6, at | (at + 1448 < len(message)), 77) + message[at:at + 1448]
-        one, = street.answers(frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, FRAGMENT, fragment))
-        assert one[14:20] + one[22:54] == frames.ipv6(street.a.mac, GATEWAY, GATEWAY6, A6, FRAGMENT, fragment)[14:20] + one[22:54]
+        fragment = struct.pack(">BxHI", ICMPV6, at | (at + 1448 < len(message)), 77) + message[at : at + 1448]
+        (one,) = street.answers(frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, FRAGMENT, fragment))
+        assert (
+            one[14:20] + one[22:54]
+            == frames.ipv6(street.a.mac, GATEWAY, GATEWAY6, A6, FRAGMENT, fragment)[14:20] + one[22:54]
+        )
         answered.append(one[62:])
     assert b"".join(answered) == echo6(street.a.mac, GATEWAY, GATEWAY6, A6, data, reply=True)[54:]
 
@@ -217,10 +155,19 @@ def test_a_broken_echo_is_not_answered(street):
     street.dies(good[:-1] + b"\xff", "icmp_malformed")
     street.dies(good6[:-1] + b"\xff", "icmp_malformed")
     for length in range(8):
-        street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, ICMP, good[34:34 + length]), "icmp_malformed")
-        street.dies(frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, good6[54:54 + length]), "icmp_malformed")
-        street.dies(frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, FRAGMENT, b"\x3a\0\0\1\0\0\0\1" + good6[54:54 + length]),
-                    "icmp_malformed")
+        street.dies(
+            frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, ICMP, good[34 : 34 + length]), "icmp_malformed"
+        )
+        street.dies(
+            frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, good6[54 : 54 + length]),
+            "icmp_malformed",
+        )
+        street.dies(
+            frames.ipv6(
+                GATEWAY, street.a.mac, A6, GATEWAY6, FRAGMENT, b"\x3a\0\0\1\0\0\0\1" + good6[54 : 54 + length]
+            ),
+            "icmp_malformed",
+        )
 
 
 @pytest.mark.parametrize("kind", [0, 3, 11, 13, 17])
@@ -228,7 +175,9 @@ def test_other_icmp_for_the_gateway_dies(street, kind):
     message = bytes([kind, 0]) + bytes(28)
     message = message[:2] + struct.pack(">H", reference.internet_checksum(message)) + message[4:]
     street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, ICMP, message), "not_for_gateway")
-    street.dies(packet(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, bytes([kind, 0]) + bytes(28)), "not_for_gateway")
+    street.dies(
+        packet(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, bytes([kind, 0]) + bytes(28)), "not_for_gateway"
+    )
 
 
 def test_the_gateway_answers_echo_only_at_its_own_mac(street):
@@ -243,18 +192,36 @@ def test_a_tcp_segment_for_the_gateway_is_reset(street):
     a = street.a
     syn = tcp(GATEWAY, a.mac, A4, GATEWAY4, flags=0x02, seq=77, ack=0, sport=1234, dport=80)
     assert street.dies(syn, "no_listener", answers=1) == [
-        frames.Frame(reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=0, ack=78, flags=0x14)))
+        frames.Frame(
+            reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=0, ack=78, flags=0x14))
+        )
     ]
     data = tcp(GATEWAY, a.mac, A4, GATEWAY4, b"hello", flags=0x18, seq=77, ack=99, sport=1234, dport=80)
     assert street.dies(data, "no_listener", answers=1) == [
-        frames.Frame(reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=99, ack=0, flags=0x04)))
+        frames.Frame(
+            reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=99, ack=0, flags=0x04))
+        )
     ]
-    fin = tcp(GATEWAY, a.mac, A6, GATEWAY6, b"abc", flags=0x01, seq=2**32 - 2, ack=0, sport=1234, dport=80, options=b"\1" * 8)
-    answer, = street.dies(fin, "no_listener", answers=1)
+    fin = tcp(
+        GATEWAY,
+        a.mac,
+        A6,
+        GATEWAY6,
+        b"abc",
+        flags=0x01,
+        seq=2**32 - 2,
+        ack=0,
+        sport=1234,
+        dport=80,
+        options=b"\1" * 8,
+    )
+    (answer,) = street.dies(fin, "no_listener", answers=1)
     assert (answer[62:66], answer[66 + 1]) == (struct.pack(">I", 2), 0x14)
 
 
-def reset_of(to: bytes, src: str, dst: str, *, sport: int, dport: int, seq: int, ack: int, flags: int) -> bytes:
+def reset_of(
+    to: bytes, src: str, dst: str, *, sport: int, dport: int, seq: int, ack: int, flags: int
+) -> bytes:
     segment = struct.pack(">HHIIBBHHH", sport, dport, seq, ack, 0x50, flags, 0, 0, 0)
     built = bytearray(frames.ipv4(to, GATEWAY, src, dst, TCP, segment, id=0))
     struct.pack_into(">H", built, 20, 0x4000)
@@ -274,15 +241,20 @@ def test_a_tcp_header_that_does_not_fit_is_not_answered(street):
     for length in (0, 1, 19):
         street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, TCP, good[:length]), "no_listener")
     for offset in (0x00, 0x40, 0x60, 0xF0):
-        street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, TCP, good[:12] + bytes([offset]) + good[13:]), "no_listener")
+        street.dies(
+            frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, TCP, good[:12] + bytes([offset]) + good[13:]),
+            "no_listener",
+        )
     street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, TCP, good, offset=64), "no_listener")
 
 
-@pytest.mark.parametrize("protocol, code, l4", [(UDP, 3, udp(BROADCAST, BROADCAST, A4, GATEWAY4, b"hello")[34:]), (132, 2, bytes(40)),
-                                                (47, 2, b"")])
+@pytest.mark.parametrize(
+    "protocol, code, l4",
+    [(UDP, 3, udp(BROADCAST, BROADCAST, A4, GATEWAY4, b"hello")[34:]), (132, 2, bytes(40)), (47, 2, b"")],
+)
 def test_the_gateway_says_that_it_does_not_listen(street, protocol, code, l4):
     question = frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, protocol, l4)
-    answer, = street.dies(question, "no_listener", answers=1)
+    (answer,) = street.dies(question, "no_listener", answers=1)
     error = dpkt.ethernet.Ethernet(answer).data
     assert (error.src, error.dst, error.p, error.ttl) == (frames.ip(GATEWAY4), frames.ip(A4), ICMP, 64)
     assert (error.data.type, error.data.code) == (3, code) and answer[42:] == question[14:]
@@ -290,37 +262,49 @@ def test_the_gateway_says_that_it_does_not_listen(street, protocol, code, l4):
 
 def test_the_gateway_says_that_it_does_not_listen_on_ipv6(street):
     question = udp(GATEWAY, street.a.mac, A6, GATEWAY6, b"hello")
-    answer, = street.dies(question, "no_listener", answers=1)
-    assert answer[:54] == frames.ipv6(street.a.mac, GATEWAY, GATEWAY6, A6, ICMPV6, bytes(len(answer) - 54))[:54]
+    (answer,) = street.dies(question, "no_listener", answers=1)
+    assert (
+        answer[:54] == frames.ipv6(street.a.mac, GATEWAY, GATEWAY6, A6, ICMPV6, bytes(len(answer) - 54))[:54]
+    )
     assert answer[54:56] == b"\1\4" and answer[58:] == bytes(4) + question[14:]
 
 
 def test_there_is_no_way_out_and_the_gateway_says_so_in_its_own_name(street):
     question = udp(GATEWAY, street.a.mac, A4, OUTSIDE4, b"hello")
-    answer, = street.dies(question, "no_route", answers=1)
+    (answer,) = street.dies(question, "no_route", answers=1)
     error = dpkt.ethernet.Ethernet(answer).data
-    assert (error.src, error.data.type, error.data.code, answer[42:]) == (frames.ip(GATEWAY4), 3, 0, question[14:])
+    assert (error.src, error.data.type, error.data.code, answer[42:]) == (
+        frames.ip(GATEWAY4),
+        3,
+        0,
+        question[14:],
+    )
     question = tcp(GATEWAY, street.a.mac, A6, OUTSIDE6, b"hello")
-    answer, = street.dies(question, "no_route", answers=1)
-    assert (answer[22:38], answer[38:54], answer[54:56], answer[62:]) == (frames.ip(LINK_LOCAL), frames.ip(A6), b"\1\0", question[14:])
+    (answer,) = street.dies(question, "no_route", answers=1)
+    assert (answer[22:38], answer[38:54], answer[54:56], answer[62:]) == (
+        frames.ip(LINK_LOCAL),
+        frames.ip(A6),
+        b"\1\0",
+        question[14:],
+    )
 
 
 def test_a_gateway_without_an_address_says_nothing(street):
     street.switch.unbind(GATEWAY4)
     street.dies(udp(GATEWAY, street.a.mac, A4, OUTSIDE4), "no_route")
     street.switch.bind("172.17.0.254")
-    answer, = street.dies(udp(GATEWAY, street.a.mac, A4, OUTSIDE4), "no_route", answers=1)
+    (answer,) = street.dies(udp(GATEWAY, street.a.mac, A4, OUTSIDE4), "no_route", answers=1)
     assert answer[26:30] == frames.ip("172.17.0.254")
 
 
 @pytest.mark.parametrize("size", [1400, 527, 528])
 def test_an_error_quotes_no_more_than_it_may(street, size):
     question = udp(GATEWAY, street.a.mac, A4, OUTSIDE4, bytes(size))
-    answer, = street.dies(question, "no_route", answers=1)
-    assert answer[42:] == question[14:14 + 548] and len(answer) <= 14 + 576
+    (answer,) = street.dies(question, "no_route", answers=1)
+    assert answer[42:] == question[14 : 14 + 548] and len(answer) <= 14 + 576
     question = udp(GATEWAY, street.a.mac, A6, OUTSIDE6, bytes(size))
-    answer, = street.dies(question, "no_route", answers=1)
-    assert answer[62:] == question[14:14 + 1232] and len(answer) <= 14 + 1280
+    (answer,) = street.dies(question, "no_route", answers=1)
+    assert answer[62:] == question[14 : 14 + 1232] and len(answer) <= 14 + 1280
 
 
 def test_no_error_is_sent_about_an_error_a_later_fragment_or_a_group(street):
@@ -329,12 +313,23 @@ def test_no_error_is_sent_about_an_error_a_later_fragment_or_a_group(street):
         street.dies(frames.ipv4(GATEWAY, me, A4, OUTSIDE4, ICMP, bytes([kind]) + bytes(40)), "no_route")
     street.dies(frames.ipv4(GATEWAY, me, A4, OUTSIDE4, ICMP, b"\x08"), "no_route")
     street.dies(frames.ipv4(GATEWAY, me, A4, OUTSIDE4, UDP, bytes(40), offset=8), "no_route")
-    for src, dst in (("0.0.0.0", OUTSIDE4), ("127.0.0.1", OUTSIDE4), ("224.0.0.1", OUTSIDE4), ("255.255.255.255", OUTSIDE4),
-                     (A4, "224.0.0.1"), (A4, "255.255.255.255")):
+    for src, dst in (
+        ("0.0.0.0", OUTSIDE4),
+        ("127.0.0.1", OUTSIDE4),
+        ("224.0.0.1", OUTSIDE4),
+        ("255.255.255.255", OUTSIDE4),
+        (A4, "224.0.0.1"),
+        (A4, "255.255.255.255"),
+    ):
         street.dies(frames.ipv4(GATEWAY, me, src, dst, UDP, bytes(40)), "no_route")
     for kind in (1, 2, 3, 4, 127):
         street.dies(frames.ipv6(GATEWAY, me, A6, OUTSIDE6, ICMPV6, bytes([kind]) + bytes(40)), "no_route")
-        street.dies(frames.ipv6(GATEWAY, me, A6, OUTSIDE6, FRAGMENT, b"\x3a\0\0\1" + bytes(4) + bytes([kind]) + bytes(40)), "no_route")
+        street.dies(
+            frames.ipv6(
+                GATEWAY, me, A6, OUTSIDE6, FRAGMENT, b"\x3a\0\0\1" + bytes(4) + bytes([kind]) + bytes(40)
+            ),
+            "no_route",
+        )
     street.dies(frames.ipv6(GATEWAY, me, A6, OUTSIDE6, ICMPV6, b"\x80"), "no_route")
     street.dies(frames.ipv6(GATEWAY, me, A6, OUTSIDE6, FRAGMENT, b"\x11\0\0\x09" + bytes(40)), "no_route")
     for src, dst in (("::", OUTSIDE6), ("ff02::1", OUTSIDE6), (A6, "ff02::1")):
@@ -351,10 +346,13 @@ def test_the_gateway_does_not_forward_between_its_own_containers(street):
     street.dies(udp(GATEWAY, street.a.mac, A6, B6), "no_route", answers=1)
 
 
-@pytest.mark.parametrize("at, value", [(14, b"\x55"), (14, b"\x44"), (14, b"\x4f"), (16, b"\xff\xff"), (16, b"\0\x13"), (16, b"\0\0")])
+@pytest.mark.parametrize(
+    "at, value",
+    [(14, b"\x55"), (14, b"\x44"), (14, b"\x4f"), (16, b"\xff\xff"), (16, b"\0\x13"), (16, b"\0\0")],
+)
 def test_an_ipv4_header_that_does_not_fit_the_frame_dies(street, at, value):
     good = echo(GATEWAY, street.a.mac, A4, GATEWAY4)
-    street.dies(good[:at] + value + good[at + len(value):], "ip_malformed")
+    street.dies(good[:at] + value + good[at + len(value) :], "ip_malformed")
 
 
 def test_a_packet_that_is_cut_off_dies(street):
@@ -383,82 +381,48 @@ ADDRESSES = st.sampled_from([A4, B4, GATEWAY4, OUTSIDE4, "0.0.0.0", "224.0.0.1",
 ADDRESSES6 = st.sampled_from([A6, B6, GATEWAY6, OUTSIDE6, "::", "ff02::1"])
 
 
-@given(src=ADDRESSES, dst=ADDRESSES, protocol=st.sampled_from([1, 6, 17, 132]), l4=st.binary(max_size=120), offset=st.sampled_from([0, 8]),
-       more=st.booleans(), options=st.sampled_from([b"", bytes(4), b"\x83\x07\x04" + bytes(5), bytes(40)]), cut=st.integers(0, 10),
-       src6=ADDRESSES6, dst6=ADDRESSES6, header6=st.sampled_from([0, 6, 17, 44, 58, 60]))
+@given(
+    src=ADDRESSES,
+    dst=ADDRESSES,
+    protocol=st.sampled_from([1, 6, 17, 132]),
+    l4=st.binary(max_size=120),
+    offset=st.sampled_from([0, 8]),
+    more=st.booleans(),
+    options=st.sampled_from([b"", bytes(4), b"\x83\x07\x04" + bytes(5), bytes(40)]),
+    cut=st.integers(0, 10),
+    src6=ADDRESSES6,
+    dst6=ADDRESSES6,
+    header6=st.sampled_from([0, 6, 17, 44, 58, 60]),
+)
 def test_any_packet_for_the_gateway_gets_at_most_one_sound_answer_no_much_longer_than_itself(
-        src, dst, protocol, l4, offset, more, options, cut, src6, dst6, header6):
+    src, dst, protocol, l4, offset, more, options, cut, src6, dst6, header6
+):
     switch = MemorySwitch(mac_capacity=16, neighbour_capacity=16)
     switch.network()
     street = Street(switch)
-    for question in (frames.ipv4(GATEWAY, street.a.mac, src, dst, protocol, l4, offset=offset, more=more, options=options),
-                     frames.ipv6(GATEWAY, street.a.mac, src6, dst6, header6, l4)):
+    for question in (
+        frames.ipv4(GATEWAY, street.a.mac, src, dst, protocol, l4, offset=offset, more=more, options=options),
+        frames.ipv6(GATEWAY, street.a.mac, src6, dst6, header6, l4),
+    ):
         before = street.a.counters
-        answers = street.answers(question[:len(question) - cut])
+        answers = street.answers(question[: len(question) - cut])
         after = street.a.counters
         assert len(answers) <= 1 and all(len(answer) <= len(question) + 48 for answer in answers)
-        assert after["answered"] + sum(after["drops"].values()) == before["answered"] + sum(before["drops"].values()) + 1
+        assert (
+            after["answered"] + sum(after["drops"].values())
+            == before["answered"] + sum(before["drops"].values()) + 1
+        )
     switch.close()
 
 
 def test_all_of_it_works_with_nobody_in_control(street):
     """No punt is ever made for what the gateway answers itself."""
     me = street.a.mac
-    for question in (who_has(me, A4, GATEWAY4), solicitation(me, A6, GATEWAY6), echo(GATEWAY, me, A4, GATEWAY4), tcp(GATEWAY, me, A4, GATEWAY4)):
+    for question in (
+        who_has(me, A4, GATEWAY4),
+        solicitation(me, A6, GATEWAY6),
+        echo(GATEWAY, me, A4, GATEWAY4),
+        tcp(GATEWAY, me, A4, GATEWAY4),
+    ):
         assert len(street.answers(question)) == 1
     assert street.switch.punts() == [] and NO_MAC not in {key for _, key in street.switch.macs()}
-
-
-def test_neighbours_show_what_control_said(street):
-    assert sorted(street.switch.table(fdb=False), key=repr) == sorted([
-        (0, None, frames.ip(GATEWAY4), GATEWAY), (0, None, frames.ip(GATEWAY6), GATEWAY),
-        *((0, host.index, frames.ip(address), host.mac) for host, address in
-          ((street.a, A4), (street.a, A6), (street.b, B4), (street.b, B6))),
-    ], key=repr)
-
-
-def test_a_full_neighbour_table_refuses_the_new_binding_and_keeps_the_old(switch):
-    small = MemorySwitch(neighbour_capacity=2)
-    small.network()
-    host = small.host()
-    small.bind("10.0.0.1", host)
-    small.bind("10.0.0.2", host)
-    with pytest.raises(LookupError, match="full"):
-        small.bind("10.0.0.3", host)
-    assert {row[2] for row in small.table(fdb=False)} == {frames.ip("10.0.0.1"), frames.ip("10.0.0.2")}
-    small.unbind("10.0.0.1")
-    small.bind("10.0.0.3", host)
-    assert {row[2] for row in small.table(fdb=False)} == {frames.ip("10.0.0.2"), frames.ip("10.0.0.3")}
-    small.close()
-
-
-def test_the_bindings_of_a_network_go_with_it(switch):
-    switch.network(1)
-    switch.bind("10.0.0.1", network=1)
-    switch.bind("10.0.0.1", network=0)
-    switch.plane.post_network_remove(1)
-    switch.step()
-    assert [row[0] for row in switch.table(fdb=False)] == [0]
-    switch.network(1)
-    host = switch.host(network=1)
-    assert switch.exchange(host, who_has(host.mac, "10.0.0.9", "10.0.0.1")) == []
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 1), st.integers(0, 30), st.integers(1, 5)), max_size=120), st.integers(0, 2**64 - 1))
-def test_the_neighbour_table_is_a_dictionary(operations, seed):
-    switch = MemorySwitch(mac_capacity=4, neighbour_capacity=64, seed=seed)
-    switch.network(0)
-    switch.network(1)
-    expected = {}
-    for add, network, number, owner in operations:
-        address = f"10.0.0.{number}" if number % 2 else f"fd00::{number:x}"
-        if add:
-            switch.plane.post_neighbour(network, frames.ip(address), mac(owner), owner)
-            expected[network, frames.ip(address)] = (owner, mac(owner))
-        else:
-            switch.plane.post_neighbour(network, frames.ip(address), None)
-            expected.pop((network, frames.ip(address)), None)
-        switch.step()
-    assert {(network, address): (port, at) for network, port, address, at in switch.table(fdb=False)} == expected
-    assert switch.totals["neighbours"] == len(expected)
-    switch.close()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a port may claim to be, and the disguises in which it may try: priority tags, extension headers, unfinished checksums."""
+"""What a port may claim to be, and the disguises in which it may try: priority tags, extension headers,
+unfinished checksums."""
+
 from __future__ import annotations
 
 import struct
@@ -7,8 +9,24 @@ import struct
 import frames
 import pytest
 from frames import (
-    BROADCAST, C_TAG, ICMPV6, IPV6, NEEDS_CSUM, S_TAG, advertisement, arp, experimental, is_at, mac, option, packet, solicitation, tagged,
-    udp, vnet, who_has,
+    BROADCAST,
+    C_TAG,
+    ICMPV6,
+    IPV6,
+    NEEDS_CSUM,
+    S_TAG,
+    advertisement,
+    arp,
+    experimental,
+    is_at,
+    mac,
+    option,
+    packet,
+    solicitation,
+    tagged,
+    udp,
+    vnet,
+    who_has,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +34,12 @@ from memory_switch import GATEWAY, MemorySwitch
 
 VICTIM, OWN, OTHER, GATEWAY_IP = "172.17.0.2", "172.17.0.3", "172.17.0.9", "172.17.0.1"
 VICTIM6, OWN6, GATEWAY6 = "fd00::2", "fd00::3", "fd00::1"
-PRIORITY = ((C_TAG, 0xE000),)       # VLAN 0, priority 7
+PRIORITY = ((C_TAG, 0xE000),)  # VLAN 0, priority 7
 
 
 class Street:
-    """A victim, a guarded attacker and two onlookers, one of whom has offloads; the gateway and all addresses are known."""
+    """A victim, a guarded attacker and two onlookers, one of whom has offloads; the gateway and all
+    addresses are known."""
 
     def __init__(self, switch, *, guard: bool = True):
         self.switch = switch
@@ -29,7 +48,12 @@ class Street:
         self.plain, self.offloading = switch.host(assigned=True), switch.host(assigned=True, vnet=True)
         switch.bind(GATEWAY_IP)
         switch.bind(GATEWAY6)
-        for address, host in ((VICTIM, self.victim), (VICTIM6, self.victim), (OWN, self.attacker), (OWN6, self.attacker)):
+        for address, host in (
+            (VICTIM, self.victim),
+            (VICTIM6, self.victim),
+            (OWN, self.attacker),
+            (OWN6, self.attacker),
+        ):
             switch.bind(address, host)
 
     def dies(self, frame: bytes, reason: str, header: bytes | None = None) -> None:
@@ -39,7 +63,11 @@ class Street:
         assert self.attacker.drops.get(reason, 0) == before + 1, self.attacker.drops
 
     def passes(self, frame: bytes, header: bytes | None = None) -> None:
-        assert set(self.switch.delivered(self.attacker, frame, header)) == {self.victim.index, self.plain.index, self.offloading.index}
+        assert set(self.switch.delivered(self.attacker, frame, header)) == {
+            self.victim.index,
+            self.plain.index,
+            self.offloading.index,
+        }
 
 
 @pytest.fixture
@@ -96,10 +124,12 @@ def test_ones_own_address_and_unknown_ones_may_be_claimed(street):
     street.passes(is_at(street.attacker.mac, OTHER, OTHER))
 
 
-@pytest.mark.parametrize("at, value", [(14, b"\0\6"), (16, b"\x86\xdd"), (18, b"\5"), (19, b"\x10"), (22, b"\1")])
+@pytest.mark.parametrize(
+    "at, value", [(14, b"\0\6"), (16, b"\x86\xdd"), (18, b"\5"), (19, b"\x10"), (22, b"\1")]
+)
 def test_a_malformed_arp_packet_dies(street, at, value):
     good = is_at(street.attacker.mac, OWN, OTHER)
-    street.dies(good[:at] + value + good[at + len(value):], "arp_malformed")
+    street.dies(good[:at] + value + good[at + len(value) :], "arp_malformed")
 
 
 def test_a_short_arp_packet_dies(street):
@@ -135,7 +165,15 @@ def test_without_the_guard_neighbour_discovery_protects_only_the_gateways_addres
 
 def router_advertisement(source: bytes, kind: int = 134, next_headers: bytes = b"") -> bytes:
     """A router advertisement, or with kind 137 a redirect; or a solicitation's worth of bytes of any kind."""
-    return packet(frames.ALL_NODES, source, "fe80::1", "ff02::1", ICMPV6, struct.pack(">BBH", kind, 0, 0) + bytes(36), hop_limit=255)
+    return packet(
+        frames.ALL_NODES,
+        source,
+        "fe80::1",
+        "ff02::1",
+        ICMPV6,
+        struct.pack(">BBH", kind, 0, 0) + bytes(36),
+        hop_limit=255,
+    )
 
 
 @pytest.mark.parametrize("kind", [134, 137])
@@ -165,7 +203,7 @@ BROKEN_ND = {
 
 
 def patched(frame: bytes, at: int, value: bytes) -> bytes:
-    return bytes(frame[:at] + value + frame[at + len(value):])
+    return bytes(frame[:at] + value + frame[at + len(value) :])
 
 
 @pytest.mark.parametrize("what", BROKEN_ND)
@@ -187,7 +225,9 @@ def claims(street) -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize("tags", [PRIORITY, ((S_TAG, 0),), PRIORITY * 2, PRIORITY * 3, ((S_TAG, 0), *PRIORITY * 6)])
+@pytest.mark.parametrize(
+    "tags", [PRIORITY, ((S_TAG, 0),), PRIORITY * 2, PRIORITY * 3, ((S_TAG, 0), *PRIORITY * 6)]
+)
 @pytest.mark.parametrize("claim", ["arp", "na", "ra", "dhcp"])
 def test_a_priority_tag_is_no_disguise_because_hosts_ignore_it(street, claim, tags):
     frame, reason = claims(street)[claim]
@@ -200,7 +240,8 @@ def test_behind_a_real_vlan_tag_is_another_network_that_nobody_guards(street):
 
 
 def extended(frame: bytes, *headers: tuple[int, bytes]) -> bytes:
-    """`frame` with IPv6 extension headers (kind, bytes after the next-header field) before its ICMPv6 message."""
+    """`frame` with IPv6 extension headers (kind, bytes after the next-header field) before its ICMPv6
+    message."""
     chain, following = b"", [kind for kind, _ in headers[1:]] + [frame[20]]
     for (_, rest), next_header in zip(headers, following, strict=True):
         chain += bytes([next_header]) + rest
@@ -229,7 +270,14 @@ def test_an_extension_header_is_no_disguise_because_hosts_skip_it(street, claim,
 
 
 def test_group_membership_reports_have_an_extension_header_and_pass(street):
-    report = packet(b"\x33\x33\0\0\0\x16", street.attacker.mac, "fe80::3", "ff02::16", ICMPV6, struct.pack(">BBHHH", 143, 0, 0, 0, 0))
+    report = packet(
+        b"\x33\x33\0\0\0\x16",
+        street.attacker.mac,
+        "fe80::3",
+        "ff02::16",
+        ICMPV6,
+        struct.pack(">BBHHH", 143, 0, 0, 0, 0),
+    )
     street.passes(extended(report, (0, b"\0\5\2\0\0\1\0")))
 
 
@@ -243,15 +291,18 @@ def test_later_fragments_are_only_carried(street):
 
 
 def chosen_sum(frame: bytes, start: int, field: int, wanted: bytes) -> bytes:
-    """`frame` with two bytes at the end such that a checksum over frame[start:] stored at `field` writes `wanted` there."""
+    """`frame` with two bytes at the end such that a checksum over frame[start:] stored at `field` writes
+    `wanted` there."""
     import reference
+
     body = frame + bytes(len(frame) - start & 1) + b"\0\0"
     missing = (int.from_bytes(wanted, "big") ^ 0xFFFF) - reference.internet_sum(body[start:])
     return body[:-2] + struct.pack(">H", missing % 0xFFFF)
 
 
 def test_an_unfinished_checksum_cannot_hide_a_claim_in_arp(street):
-    """Finishing would turn the claimed address into an innocent one for the guard's eyes; a kernel would read it unfinished."""
+    """Finishing would turn the claimed address into an innocent one for the guard's eyes; a kernel would
+    read it unfinished."""
     frame = chosen_sum(is_at(street.attacker.mac, VICTIM, OTHER), 14, 30, b"\x99\x99")
     street.dies(frame, "bad_vnet_header", vnet(NEEDS_CSUM, csum_start=14, csum_offset=16))
 
@@ -269,15 +320,17 @@ def test_an_unfinished_checksum_cannot_make_a_dhcp_servers_port(street):
 
 
 def test_an_unfinished_checksum_cannot_write_into_extension_headers(street):
-    """Finished, the second header's next-header field could read ICMPv6 and its neighbour discovery be taken."""
+    """Finished, the second header's next-header field could read ICMPv6 and its neighbour discovery be
+    taken."""
     frame = extended(claims(street)["na"][0], (60, PADDING), (60, PADDING), (60, PADDING))
-    frame = frame[:62] + b"\x3b" + frame[63:]       # no next header: as it stands, no neighbour discovery
+    frame = frame[:62] + b"\x3b" + frame[63:]  # no next header: as it stands, no neighbour discovery
     for start, offset in ((62, 0), (54, 8), (63, 0), (69, 0)):
         street.dies(frame, "bad_vnet_header", vnet(NEEDS_CSUM, csum_start=start, csum_offset=offset))
 
 
 def test_an_honest_unfinished_checksum_of_neighbour_discovery_is_finished_before_it_is_judged(street):
     import reference
+
     frame = reference.unfinished(advertisement(street.attacker.mac, OWN6, VICTIM6))
     street.dies(frame, "nd_spoof", frames.offload_header(frame))
     honest = reference.unfinished(advertisement(street.attacker.mac, OWN6, OWN6))
@@ -289,16 +342,24 @@ def test_an_honest_unfinished_checksum_of_neighbour_discovery_is_finished_before
 
 @pytest.mark.parametrize("sport", [67, 68, 4000])
 def test_an_endpoint_is_no_dhcp_server_whatever_port_it_sends_from(street, sport):
-    street.dies(udp(street.victim.mac, street.attacker.mac, OWN, VICTIM, b"offer", sport=sport, dport=68), "dhcp_spoof")
+    street.dies(
+        udp(street.victim.mac, street.attacker.mac, OWN, VICTIM, b"offer", sport=sport, dport=68),
+        "dhcp_spoof",
+    )
 
 
 def test_a_dhcp_servers_first_fragment_dies_too(street):
     datagram = struct.pack(">HHHH", 67, 68, 308, 0) + bytes(40)
-    street.dies(frames.ipv4(BROADCAST, street.attacker.mac, OWN, "255.255.255.255", 17, datagram, more=True), "dhcp_spoof")
+    street.dies(
+        frames.ipv4(BROADCAST, street.attacker.mac, OWN, "255.255.255.255", 17, datagram, more=True),
+        "dhcp_spoof",
+    )
 
 
 def test_a_dhcp_server_behind_an_open_port_may_answer(open_street):
-    open_street.passes(udp(BROADCAST, open_street.attacker.mac, OWN, "255.255.255.255", b"offer", sport=67, dport=68))
+    open_street.passes(
+        udp(BROADCAST, open_street.attacker.mac, OWN, "255.255.255.255", b"offer", sport=67, dport=68)
+    )
 
 
 # ---- any bytes
@@ -306,10 +367,19 @@ def test_a_dhcp_server_behind_an_open_port_may_answer(open_street):
 
 ADDRESSES = st.sampled_from([frames.ip(address) for address in (VICTIM, OWN, OTHER, GATEWAY_IP)])
 MACS = st.sampled_from([mac(1), mac(2), GATEWAY, mac(4711)])
-ARP_BODIES = st.builds(lambda op, sha, spa, tha, tpa: b"\0\1\x08\0\6\4\0" + op + sha + spa + tha + tpa,
-                       st.sampled_from([b"\1", b"\2", b"\x08"]), MACS, ADDRESSES, MACS, ADDRESSES)
+ARP_BODIES = st.builds(
+    lambda op, sha, spa, tha, tpa: b"\0\1\x08\0\6\4\0" + op + sha + spa + tha + tpa,
+    st.sampled_from([b"\1", b"\2", b"\x08"]),
+    MACS,
+    ADDRESSES,
+    MACS,
+    ADDRESSES,
+)
 TAGS = st.lists(st.sampled_from([(C_TAG, 0), (S_TAG, 0xF000), (C_TAG, 5)]), max_size=4)
-HEADERS = st.one_of(st.just(bytes(12)), st.builds(vnet, st.integers(0, 3), csum_start=st.integers(0, 60), csum_offset=st.integers(0, 40)))
+HEADERS = st.one_of(
+    st.just(bytes(12)),
+    st.builds(vnet, st.integers(0, 3), csum_start=st.integers(0, 60), csum_offset=st.integers(0, 40)),
+)
 
 
 def without_priority_tags(frame: bytes) -> bytes:
@@ -319,7 +389,12 @@ def without_priority_tags(frame: bytes) -> bytes:
     return frame
 
 
-@given(body=st.one_of(ARP_BODIES, st.binary(max_size=60)), ethertype=st.sampled_from([0x0806, 0x0800, 0x86DD]), tags=TAGS, header=HEADERS)
+@given(
+    body=st.one_of(ARP_BODIES, st.binary(max_size=60)),
+    ethertype=st.sampled_from([0x0806, 0x0800, 0x86DD]),
+    tags=TAGS,
+    header=HEADERS,
+)
 def test_whatever_a_guarded_port_sends_nobody_reads_anothers_address_in_arp(body, ethertype, tags, header):
     switch = MemorySwitch(mac_capacity=64, neighbour_capacity=64)
     switch.network()
@@ -328,7 +403,10 @@ def test_whatever_a_guarded_port_sends_nobody_reads_anothers_address_in_arp(body
     for port, got in switch.delivered(street.attacker, frame, header).items():
         for seen in map(without_priority_tags, got if port != street.attacker.index else []):
             if seen[12:14] == b"\x08\x06" and len(seen) >= 42:
-                assert seen[28:32] not in map(frames.ip, (VICTIM, GATEWAY_IP)) and seen[22:28] == street.attacker.mac
+                assert (
+                    seen[28:32] not in map(frames.ip, (VICTIM, GATEWAY_IP))
+                    and seen[22:28] == street.attacker.mac
+                )
     switch.close()
 
 

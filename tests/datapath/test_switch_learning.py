@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The MAC table: what is learnt, moved, forgotten, evicted, and what never is."""
+
 from __future__ import annotations
 
 import pytest
@@ -25,7 +26,7 @@ def test_a_source_address_is_learnt_and_frames_for_it_go_to_its_port_alone(switc
     frame = experimental(mac(77), a.mac)
     assert switch.delivered(a, frame) == {b.index: [frame]}
     assert switch.macs() == {(0, a.mac): a.index, (0, mac(77)): b.index}
-    assert c.counters["tx_frames"] == 1     # the broadcast by which b spoke
+    assert c.counters["tx_frames"] == 1  # the broadcast by which b spoke
 
 
 def test_an_address_that_moves_is_followed_and_counted(switch):
@@ -69,8 +70,14 @@ def test_one_ports_flood_of_addresses_recycles_its_own_and_evicts_nobody_elses()
     for start in range(2000, 3000, 50):
         spoken_from(loud, *range(start, start + 50))
     table = switch.macs()
-    assert [number for number in (1001, 1002, 1003) if table.get((0, mac(number))) == quiet.index] == [1001, 1002, 1003]
-    assert sorted(key[1] for key, port in table.items() if port == loud.index) == [mac(number) for number in range(2992, 3000)]
+    assert [number for number in (1001, 1002, 1003) if table.get((0, mac(number))) == quiet.index] == [
+        1001,
+        1002,
+        1003,
+    ]
+    assert sorted(key[1] for key, port in table.items() if port == loud.index) == [
+        mac(number) for number in range(2992, 3000)
+    ]
     assert switch.totals["fdb_evictions"] == 992
     switch.close()
 
@@ -97,7 +104,9 @@ def test_a_full_table_takes_the_oldest_from_the_port_that_holds_most():
     spoken_from(newcomer, 300)
     table = switch.macs()
     assert len(table) == 10 and table[0, mac(300)] == newcomer.index
-    assert (0, mac(100)) not in table and all((0, mac(number)) in table for number in (*range(101, 107), 200, 201, 202))
+    assert (0, mac(100)) not in table and all(
+        (0, mac(number)) in table for number in (*range(101, 107), 200, 201, 202)
+    )
     switch.close()
 
 
@@ -197,25 +206,38 @@ def test_the_same_address_in_two_networks_is_two_entries(switch):
     assert switch.totals["fdb_moves"] == 0
 
 
-@pytest.mark.parametrize("limits", [{"mac_capacity": 0}, {"mac_share": 0}, {"neighbour_capacity": 0}, {"age_s": 0},
-                                    {"mac_capacity": 1 << 31}, {"neighbour_capacity": 1 << 31}, {"age_s": 1 << 31}])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"mac_capacity": 0},
+        {"mac_share": 0},
+        {"neighbour_capacity": 0},
+        {"age_s": 0},
+        {"mac_capacity": 1 << 31},
+        {"neighbour_capacity": 1 << 31},
+        {"age_s": 1 << 31},
+    ],
+)
 def test_limits_that_make_no_sense_are_refused(limits):
     with pytest.raises(ValueError, match="at least 1"):
         Dataplane(**limits)
 
 
 class MacTable(RuleBasedStateMachine):
-    """The table against a dictionary: per port an ordered list of what it showed, capacity and share as in _fdb.pyx."""
+    """The table against a dictionary: per port an ordered list of what it showed, capacity and share as in
+    _fdb.pyx."""
 
     CAPACITY, SHARE, AGE_S = 12, 4, 30
 
     @initialize(seed=st.integers(0, 2**64 - 1))
     def start(self, seed):
-        self.switch = MemorySwitch(mac_capacity=self.CAPACITY, mac_share=self.SHARE, age_s=self.AGE_S, seed=seed)
+        self.switch = MemorySwitch(
+            mac_capacity=self.CAPACITY, mac_share=self.SHARE, age_s=self.AGE_S, seed=seed
+        )
         self.switch.network()
         self.hosts = []
-        self.seen: dict[int, dict[int, int]] = {}           # port → MAC number → second, oldest first
-        self.static: dict[int, int] = {}                    # MAC number → port
+        self.seen: dict[int, dict[int, int]] = {}  # port → MAC number → second, oldest first
+        self.static: dict[int, int] = {}  # MAC number → port
 
     @rule(assigned=st.booleans())
     @precondition(lambda self: len(self.hosts) < 6)
@@ -274,7 +296,9 @@ class MacTable(RuleBasedStateMachine):
     def wait(self, seconds):
         self.switch.step(after_s=seconds)
         for port, numbers in self.seen.items():
-            self.seen[port] = {number: at for number, at in numbers.items() if self.second() - at < self.AGE_S}
+            self.seen[port] = {
+                number: at for number, at in numbers.items() if self.second() - at < self.AGE_S
+            }
 
     def second(self):
         return self.switch.now_ns // 1_000_000_000

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offload headers: passed on to whoever understands them, finished or segmented for the rest, refused when they lie."""
+"""Offload headers: passed on to whoever understands them, finished or segmented for the rest, refused when
+they lie."""
+
 from __future__ import annotations
 
 import struct
@@ -8,13 +10,29 @@ import frames
 import pytest
 import reference
 from frames import (
-    ARP, BROADCAST, C_TAG, GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, NEEDS_CSUM, S_TAG, Frame, experimental, gso_type_of, ipv6, mac,
-    offload_header, tagged, tcp, udp, vnet,
+    ARP,
+    BROADCAST,
+    C_TAG,
+    GSO_ECN,
+    GSO_TCPV4,
+    GSO_TCPV6,
+    GSO_UDP_L4,
+    NEEDS_CSUM,
+    S_TAG,
+    Frame,
+    experimental,
+    gso_type_of,
+    ipv6,
+    mac,
+    offload_header,
+    tagged,
+    tcp,
+    udp,
+    vnet,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_switch import GATEWAY, MemorySwitch
-
 from vswitch.wire._segment import segment
 
 MASK = {GSO_TCPV4: 1, GSO_TCPV6: 2, GSO_UDP_L4: 4}
@@ -36,9 +54,13 @@ class Pair:
         self.switch = switch
         self.sender = switch.host(vnet=True, gso=7)
 
-    def super_frame(self, kind: str, payload: int, size: int, *, to: bytes = BROADCAST, tags=(), **fields) -> tuple[bytes, Frame]:
+    def super_frame(
+        self, kind: str, payload: int, size: int, *, to: bytes = BROADCAST, tags=(), **fields
+    ) -> tuple[bytes, Frame]:
         """(virtio header, unfinished frame) of `payload` bytes in segments of `size`."""
-        frame = tagged(reference.unfinished(BUILDERS[kind](to, self.sender.mac, DATA[:payload], **fields)), *tags)
+        frame = tagged(
+            reference.unfinished(BUILDERS[kind](to, self.sender.mac, DATA[:payload], **fields)), *tags
+        )
         return offload_header(frame, gso_type_of(frame), size), frame
 
     def unfinished(self, kind: str, payload: bytes = b"data", *, tags=()) -> tuple[bytes, Frame]:
@@ -64,10 +86,17 @@ def test_a_super_frame_crosses_whole_between_ports_with_offloads(pair, kind):
     header, frame = pair.super_frame(kind, 60_000, 1400)
     pair.send(header, frame)
     assert receiver.received_with_headers() == [(header, frame)]
-    counted = {name: pair.sender.counters[f"rx_{name}"] for name in ("frames", "bytes", "segments", "wire_bytes")}
+    counted = {
+        name: pair.sender.counters[f"rx_{name}"] for name in ("frames", "bytes", "segments", "wire_bytes")
+    }
     assert counted == {name: receiver.counters[f"tx_{name}"] for name in counted}
     cut = reference.segments(frame, 1400)
-    assert counted == {"frames": 1, "bytes": len(frame), "segments": len(cut), "wire_bytes": sum(map(len, cut))}
+    assert counted == {
+        "frames": 1,
+        "bytes": len(frame),
+        "segments": len(cut),
+        "wire_bytes": sum(map(len, cut)),
+    }
 
 
 @pytest.mark.parametrize("kind", BUILDERS)
@@ -94,10 +123,19 @@ def test_a_frame_from_a_port_without_offload_headers_gets_an_empty_one(switch):
     assert receiver.received_with_headers() == [(bytes(12), frame)]
 
 
-@pytest.mark.parametrize("header", [vnet(flags=2), vnet(flags=0xFE), vnet(hdr_len=0xFFFF, gso_size=9), vnet(csum_start=60_000),
-                                    vnet(num_buffers=7)])
+@pytest.mark.parametrize(
+    "header",
+    [
+        vnet(flags=2),
+        vnet(flags=0xFE),
+        vnet(hdr_len=0xFFFF, gso_size=9),
+        vnet(csum_start=60_000),
+        vnet(num_buffers=7),
+    ],
+)
 def test_a_header_that_asks_for_nothing_is_passed_on_empty(pair, header):
-    """Nobody is told that a container has verified its own checksums, and no kernel stumbles over lengths that mean nothing."""
+    """Nobody is told that a container has verified its own checksums, and no kernel stumbles over lengths
+    that mean nothing."""
     receiver = pair.switch.host(vnet=True, gso=7)
     frame = udp(BROADCAST, pair.sender.mac, *V4)
     pair.send(header, frame)
@@ -124,7 +162,7 @@ def test_a_udp_checksum_that_comes_out_as_zero_is_sent_as_all_ones(pair):
     payload = struct.pack(">H", int.from_bytes(bare[40:42], "big"))
     header, frame = pair.unfinished("udp4", payload)
     pair.send(header, frame)
-    received, = receiver.received()
+    (received,) = receiver.received()
     assert received[40:42] == b"\xff\xff" and reference.wrong_checksums(received) == []
 
 
@@ -148,7 +186,11 @@ def test_a_checksum_inside_a_tunnel_is_finished_where_it_is(pair):
 
 def test_each_receiver_of_a_flood_gets_the_form_that_it_can_take(pair):
     switch = pair.switch
-    plain, offloading, checksums_only = switch.host(), switch.host(vnet=True, gso=7), switch.host(vnet=True, gso=0)
+    plain, offloading, checksums_only = (
+        switch.host(),
+        switch.host(vnet=True, gso=7),
+        switch.host(vnet=True, gso=0),
+    )
     header, frame = pair.super_frame("tcp4", 4000, 1448)
     pair.send(header, frame)
     cut = reference.segments(frame, 1448)
@@ -167,26 +209,48 @@ def test_a_super_frame_is_segmented_exactly_where_its_kind_is_not_taken(pair, ki
     header, frame = pair.super_frame(kind, 5000, 1200)
     pair.send(header, frame)
     whole = mask & MASK[gso_type_of(frame)]
-    assert receiver.received_with_headers() == ([(header, frame)] if whole else [(bytes(12), one) for one in reference.segments(frame, 1200)])
+    assert receiver.received_with_headers() == (
+        [(header, frame)] if whole else [(bytes(12), one) for one in reference.segments(frame, 1200)]
+    )
 
 
 @pytest.mark.parametrize("tags", [(), ((C_TAG, 5),), ((S_TAG, 5), (C_TAG, 6)), ((C_TAG, 0), (C_TAG, 0))])
 @pytest.mark.parametrize("kind", BUILDERS)
-@pytest.mark.parametrize("payload, size", [(1, 1000), (1000, 1000), (1001, 1000), (2000, 1000), (12_345, 1428), (61_440, 1428)])
+@pytest.mark.parametrize(
+    "payload, size", [(1, 1000), (1000, 1000), (1001, 1000), (2000, 1000), (12_345, 1428), (61_440, 1428)]
+)
 def test_segments_are_those_that_a_wire_would_have_carried(pair, kind, tags, payload, size):
     receiver = pair.switch.host()
     header, frame = pair.super_frame(kind, payload, size, tags=tags)
     pair.send(header, frame)
     expected = reference.segments(frame, size)
     got = receiver.received()
-    assert got == expected == segment(bytes(frame), gso_type_of(frame), size, struct.unpack_from("<H", header, 6)[0])
+    assert (
+        got
+        == expected
+        == segment(bytes(frame), gso_type_of(frame), size, struct.unpack_from("<H", header, 6)[0])
+    )
     assert all(reference.wrong_checksums(one) == [] for one in got)
-    assert pair.sender.counters["rx_segments"] == receiver.counters["tx_frames"] == receiver.counters["tx_segments"] == len(expected)
-    assert receiver.counters["tx_bytes"] == receiver.counters["tx_wire_bytes"] == pair.sender.counters["rx_wire_bytes"]
+    assert (
+        pair.sender.counters["rx_segments"]
+        == receiver.counters["tx_frames"]
+        == receiver.counters["tx_segments"]
+        == len(expected)
+    )
+    assert (
+        receiver.counters["tx_bytes"]
+        == receiver.counters["tx_wire_bytes"]
+        == pair.sender.counters["rx_wire_bytes"]
+    )
 
 
-@given(kind=st.sampled_from(sorted(BUILDERS)), payload=st.integers(1, 20_000), size=st.integers(150, 1428), flags=st.integers(0, 255),
-       seq=st.integers(0, 2**32 - 1))
+@given(
+    kind=st.sampled_from(sorted(BUILDERS)),
+    payload=st.integers(1, 20_000),
+    size=st.integers(150, 1428),
+    flags=st.integers(0, 255),
+    seq=st.integers(0, 2**32 - 1),
+)
 def test_any_super_frame_is_segmented_as_the_reference_does_it(kind, payload, size, flags, seq):
     switch = MemorySwitch(mac_capacity=8, neighbour_capacity=8)
     switch.network()
@@ -207,7 +271,7 @@ def test_a_super_frame_behind_ipv6_extension_headers_is_segmented_with_them(pair
     for number, got in enumerate(receiver.received()):
         assert got[54:62] == padding and got[18:20] == struct.pack(">H", 8 + 32 + 1000)
         straight = ipv6(BROADCAST, pair.sender.mac, *V6, 6, got[62:])
-        assert reference.wrong_checksums(straight) == [] and straight[86:] == DATA[number * 1000:][:1000]
+        assert reference.wrong_checksums(straight) == [] and straight[86:] == DATA[number * 1000 :][:1000]
     assert receiver.counters["tx_frames"] == 3
 
 
@@ -219,16 +283,46 @@ def lie(**fields) -> tuple[str, dict]:
 
 
 CHECKSUM_LIES = [
-    lie(csum_start=0), lie(csum_start=13), lie(csum_start=14), lie(csum_start=33), lie(csum_start=35), lie(csum_start=65535),
-    lie(csum_start=34, csum_offset=65535), lie(csum_offset=0), lie(csum_offset=6), lie(csum_offset=15), lie(csum_offset=17),
-    lie(kind="udp4", csum_offset=16), lie(kind="udp4", csum_offset=4), lie(kind="udp6", csum_start=53), lie(kind="udp6", csum_start=34),
-    lie(kind="tcp6", csum_start=14), lie(kind="tcp6", csum_offset=2), lie(hdr_len=2000), lie(hdr_len=65535),
+    lie(csum_start=0),
+    lie(csum_start=13),
+    lie(csum_start=14),
+    lie(csum_start=33),
+    lie(csum_start=35),
+    lie(csum_start=65535),
+    lie(csum_start=34, csum_offset=65535),
+    lie(csum_offset=0),
+    lie(csum_offset=6),
+    lie(csum_offset=15),
+    lie(csum_offset=17),
+    lie(kind="udp4", csum_offset=16),
+    lie(kind="udp4", csum_offset=4),
+    lie(kind="udp6", csum_start=53),
+    lie(kind="udp6", csum_start=34),
+    lie(kind="tcp6", csum_start=14),
+    lie(kind="tcp6", csum_offset=2),
+    lie(hdr_len=2000),
+    lie(hdr_len=65535),
 ]
 GSO_LIES = [
-    lie(flags=0), lie(flags=2), lie(gso_size=0), lie(gso_size=7), lie(gso_size=65535), lie(gso_type=2), lie(gso_type=3), lie(gso_type=6),
-    lie(gso_type=0x80), lie(gso_type=0x20), lie(gso_type=GSO_TCPV6), lie(gso_type=GSO_UDP_L4), lie(kind="tcp6", gso_type=GSO_TCPV4),
-    lie(kind="udp4", gso_type=GSO_TCPV4), lie(kind="udp6", gso_type=GSO_TCPV6), lie(kind="udp4", gso_type=GSO_UDP_L4 | GSO_ECN),
-    lie(kind="udp4", gso_size=10), lie(hdr_len=65535), *CHECKSUM_LIES[:-2],
+    lie(flags=0),
+    lie(flags=2),
+    lie(gso_size=0),
+    lie(gso_size=7),
+    lie(gso_size=65535),
+    lie(gso_type=2),
+    lie(gso_type=3),
+    lie(gso_type=6),
+    lie(gso_type=0x80),
+    lie(gso_type=0x20),
+    lie(gso_type=GSO_TCPV6),
+    lie(gso_type=GSO_UDP_L4),
+    lie(kind="tcp6", gso_type=GSO_TCPV4),
+    lie(kind="udp4", gso_type=GSO_TCPV4),
+    lie(kind="udp6", gso_type=GSO_TCPV6),
+    lie(kind="udp4", gso_type=GSO_UDP_L4 | GSO_ECN),
+    lie(kind="udp4", gso_size=10),
+    lie(hdr_len=65535),
+    *CHECKSUM_LIES[:-2],
 ]
 
 
@@ -272,7 +366,7 @@ def test_a_super_frame_that_contradicts_its_header_is_refused(pair, what):
     others = pair.switch.host(), pair.switch.host(vnet=True, gso=7)
     header, frame = pair.super_frame("tcp4", 4000, 1000)
     at, value = FRAME_LIES[what]
-    pair.send(header, frame[:at] + value + frame[at + len(value):])
+    pair.send(header, frame[:at] + value + frame[at + len(value) :])
     assert [host.received() for host in others] == [[], []]
     assert pair.sender.drops == {"bad_vnet_header": 1}
 
@@ -316,7 +410,7 @@ def test_headers_that_would_be_copied_into_every_segment_are_bounded(pair):
     switch = MemorySwitch()
     switch.network(mtu=65520)
     pair, receiver = Pair(switch), switch.host()
-    plain = BUILDERS["tcp6"](BROADCAST, pair.sender.mac, DATA[:8 * 100])
+    plain = BUILDERS["tcp6"](BROADCAST, pair.sender.mac, DATA[: 8 * 100])
     for size, fits in ((512, True), (520, False), (2048, False)):
         chain = bytes([6, size // 8 - 1]) + bytes(size - 2) if size <= 2048 else b""
         frame = ipv6(BROADCAST, pair.sender.mac, *V6, 60, chain + plain[54:])
@@ -335,8 +429,12 @@ def test_the_longest_segment_is_what_the_mtu_measures(pair, kind, headers):
     assert receiver.received() == [] and pair.sender.drops == {"oversized": 1}
 
 
-@given(header=st.binary(min_size=12, max_size=12), kind=st.sampled_from(sorted(BUILDERS)), payload=st.integers(0, 3000),
-       tags=st.lists(st.sampled_from([(C_TAG, 0), (S_TAG, 9)]), max_size=3))
+@given(
+    header=st.binary(min_size=12, max_size=12),
+    kind=st.sampled_from(sorted(BUILDERS)),
+    payload=st.integers(0, 3000),
+    tags=st.lists(st.sampled_from([(C_TAG, 0), (S_TAG, 9)]), max_size=3),
+)
 def test_any_header_at_all_is_passed_on_honest_or_refused(header, kind, payload, tags):
     switch = MemorySwitch(mac_capacity=8, neighbour_capacity=8)
     switch.network()
@@ -346,7 +444,7 @@ def test_any_header_at_all_is_passed_on_honest_or_refused(header, kind, payload,
     for got, carried in receiver.received_with_headers():
         flags, gso_type, _, _, start, offset, _ = struct.unpack("<BBHHHHH", got)
         assert carried == frame
-        assert got == bytes(12) or (flags == NEEDS_CSUM and 34 <= start and start + offset + 2 <= len(frame))
+        assert got == bytes(12) or (flags == NEEDS_CSUM and start >= 34 and start + offset + 2 <= len(frame))
         assert gso_type & ~GSO_ECN in (0, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4)
     assert receiver.counters["tx_frames"] + sum(pair.sender.drops.values()) == 1
     switch.close()
@@ -361,9 +459,9 @@ def test_a_super_frame_for_the_gateway_is_answered_as_the_one_segment_that_it_is
     for kind, at in (("tcp4", 34), ("tcp6", 54)):
         header, frame = pair.super_frame(kind, 60_000, 1400, to=GATEWAY, flags=0x02, seq=7)
         pair.send(header, frame)
-        answer, = pair.sender.received()
+        (answer,) = pair.sender.received()
         assert reference.wrong_checksums(answer) == []
-        assert answer[at + 13] == 0x14 and answer[at + 8:at + 12] == struct.pack(">I", 7 + 60_000 + 1)
+        assert answer[at + 13] == 0x14 and answer[at + 8 : at + 12] == struct.pack(">I", 7 + 60_000 + 1)
     assert pair.sender.drops == {"no_listener": 2}
 
 
@@ -371,7 +469,7 @@ def test_an_answer_to_a_port_with_offload_headers_has_an_empty_one(pair):
     pair.switch.bind("10.0.0.2")
     pair.sender.send(frames.echo(GATEWAY, pair.sender.mac, *V4))
     pair.switch.step()
-    (header, answer), = pair.sender.received_with_headers()
+    ((header, answer),) = pair.sender.received_with_headers()
     assert header == bytes(12) and answer == frames.echo(pair.sender.mac, GATEWAY, *reversed(V4), reply=True)
 
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole switch in memory, stepped by hand: hosts are AF_UNIX SOCK_SEQPACKET pairs, time is a number, no privilege is needed."""
+"""A whole switch in memory, stepped by hand: hosts are AF_UNIX SOCK_SEQPACKET pairs, time is a number, no
+privilege is needed."""
+
 from __future__ import annotations
 
 import os
@@ -30,7 +32,8 @@ class MemoryHost:
         return f"<host {self.index} of network {self.network}, {self.mac.hex(':')}>"
 
     def send(self, frame: bytes, header: bytes | None = None) -> None:
-        """Puts a frame before the switch, which sees it at the next step; a vnet port's frame gets `header`, or an empty one."""
+        """Puts a frame before the switch, which sees it at the next step; a vnet port's frame gets
+        `header`, or an empty one."""
         if self.vnet:
             frame = (bytes(VNET_BYTES) if header is None else header) + frame
         self.socket.send(frame)
@@ -106,14 +109,33 @@ class MemorySwitch:
         self.step()
         return index
 
-    def host(self, *, network: int = 0, mac: bytes | None = None, assigned: bool = False, guard: bool | None = None, vnet: bool = False,
-             gso: int = 0, index: int | None = None, kind: str = "packet") -> MemoryHost:
-        """A new port. `assigned` gives it its MAC as a static one and, unless `guard` says otherwise, the guard that goes with it."""
+    def host(
+        self,
+        *,
+        network: int = 0,
+        mac: bytes | None = None,
+        assigned: bool = False,
+        guard: bool | None = None,
+        vnet: bool = False,
+        gso: int = 0,
+        index: int | None = None,
+        kind: str = "packet",
+    ) -> MemoryHost:
+        """A new port. `assigned` gives it its MAC as a static one and, unless `guard` says otherwise, the
+        guard that goes with it."""
         index = next(self.indexes) if index is None else index
         host = MemoryHost(self, index, network, frames.mac(index) if mac is None else mac, vnet)
         guard = assigned if guard is None else guard
-        assert self.plane.post_port_add(index, host.port.fileno(), network, kind=kind, vnet_header=vnet, gso=gso,
-                                        mac=host.mac if assigned else None, guard=guard)
+        assert self.plane.post_port_add(
+            index,
+            host.port.fileno(),
+            network,
+            kind=kind,
+            vnet_header=vnet,
+            gso=gso,
+            mac=host.mac if assigned else None,
+            guard=guard,
+        )
         self.step()
         self.hosts.append(host)
         return host
@@ -122,16 +144,22 @@ class MemorySwitch:
         """A port on any descriptor, which is closed with the switch."""
         index = next(self.indexes)
         self.spare_fds.append(fd)
-        assert self.plane.post_port_add(index, fd, network, kind=kind, vnet_header=how.pop("vnet", False), gso=0, guard=False, **how)
+        assert self.plane.post_port_add(
+            index, fd, network, kind=kind, vnet_header=how.pop("vnet", False), gso=0, guard=False, **how
+        )
         self.step()
         return index
 
-    def bind(self, address: str, host: MemoryHost | None = None, *, network: int = 0, mac: bytes | None = None) -> None:
+    def bind(
+        self, address: str, host: MemoryHost | None = None, *, network: int = 0, mac: bytes | None = None
+    ) -> None:
         """A neighbour: a host's address, or with None the gateway's own."""
         if host is None:
             self.plane.post_neighbour(network, frames.ip(address), GATEWAY if mac is None else mac, NOBODY)
         else:
-            self.plane.post_neighbour(host.network, frames.ip(address), host.mac if mac is None else mac, host.index)
+            self.plane.post_neighbour(
+                host.network, frames.ip(address), host.mac if mac is None else mac, host.index
+            )
         self.step()
 
     def unbind(self, address: str, *, network: int = 0) -> None:
@@ -153,13 +181,17 @@ class MemorySwitch:
         for host in self.hosts:
             host.raw()
 
-    def exchange(self, host: MemoryHost, frame: bytes, header: bytes | None = None, *, after_s: float = 0) -> list[Frame]:
+    def exchange(
+        self, host: MemoryHost, frame: bytes, header: bytes | None = None, *, after_s: float = 0
+    ) -> list[Frame]:
         """Sends one frame and returns what came back to its sender."""
         host.send(frame, header)
         self.step(after_s=after_s)
         return host.received()
 
-    def delivered(self, host: MemoryHost, frame: bytes, header: bytes | None = None) -> dict[int, list[Frame]]:
+    def delivered(
+        self, host: MemoryHost, frame: bytes, header: bytes | None = None
+    ) -> dict[int, list[Frame]]:
         """Sends one frame and returns what every host received, by port, the empty-handed left out."""
         self.flush()
         host.send(frame, header)
@@ -170,8 +202,10 @@ class MemorySwitch:
         return self.plane.inject(bytes(frame), network, port=port, flood=flood)
 
     def punts(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(kind=kind, network=network, port=port, frame=Frame(frame), time_ns=time_ns)
-                for kind, network, port, frame, time_ns in self.plane.punts(1 << 20)]
+        return [
+            SimpleNamespace(kind=kind, network=network, port=port, frame=Frame(frame), time_ns=time_ns)
+            for kind, network, port, frame, time_ns in self.plane.punts(1 << 20)
+        ]
 
     @property
     def totals(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Dataplane in its thread, and hosts that are throw-away network namespaces with a real TAP each (root)."""
+
 from __future__ import annotations
 
 import contextlib
@@ -33,7 +34,9 @@ def wait_until(predicate: Callable[[], object], deadline_s: float = 10.0, what: 
 def run(*command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess:
     """A program's end, its output as text; a failure shows what it said."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert not check or done.returncode == 0, (
+        f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+    )
     return done
 
 
@@ -57,7 +60,9 @@ class Namespace:
 
     def start(self, *command: str, **how) -> subprocess.Popen:
         """A program that is ended with the namespace; its output is a pipe."""
-        process = subprocess.Popen(self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how)
+        process = subprocess.Popen(
+            self.command(*command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **how
+        )
         self.processes.append(process)
         return process
 
@@ -71,10 +76,10 @@ class Namespace:
             finally:
                 setns(home.fileno(), CLONE_NEWNET)
 
-    def packet_socket(self, interface: str = "eth0") -> socket.socket:
-        """An AF_PACKET socket that sends and receives whole frames."""
+    def packet_socket(self, interface: str = "eth0", protocol: int = ETH_P_ALL) -> socket.socket:
+        """An AF_PACKET socket that sends any frames and receives those of one EtherType, or all."""
         with self.entered():
-            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(protocol))
             made.bind((interface, 0))
         made.settimeout(5)
         return made
@@ -93,8 +98,17 @@ class Namespace:
 class RealHost(Namespace):
     """A namespace whose eth0 is a port of the switch."""
 
-    def __init__(self, switch: RealSwitch, index: int, network: int, *, mtu: int, guard: bool, addresses: tuple[str, ...],
-                 mac: bytes | None = None):
+    def __init__(
+        self,
+        switch: RealSwitch,
+        index: int,
+        network: int,
+        *,
+        mtu: int,
+        guard: bool,
+        addresses: tuple[str, ...],
+        mac: bytes | None = None,
+    ):
         super().__init__()
         self.switch, self.index, self.network = switch, index, network
         self.mac = mac or bytes.fromhex("0242ac11") + index.to_bytes(2, "big")
@@ -105,8 +119,17 @@ class RealHost(Namespace):
         for address in addresses:
             self.ip("addr", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         self.ip("link", "set", "eth0", "up")
-        switch.do(switch.plane.post_port_add, index, self.tap.fd, network, kind="tap", vnet_header=self.tap.vnet_header, gso=self.tap.gso,
-                  mac=self.mac, guard=guard)
+        switch.do(
+            switch.plane.post_port_add,
+            index,
+            self.tap.fd,
+            network,
+            kind="tap",
+            vnet_header=self.tap.vnet_header,
+            gso=self.tap.gso,
+            mac=self.mac,
+            guard=guard,
+        )
         self.addresses = [address.partition("/")[0] for address in addresses]
         for address in self.addresses:
             switch.bind(address, self)
@@ -139,7 +162,9 @@ class RealSwitch:
         wait_until(lambda: self.plane.completed >= ticket)
         return answer
 
-    def network(self, index: int = 0, *, mtu: int = 1500, gateway: bytes = GATEWAY, dhcp: bool = False) -> int:
+    def network(
+        self, index: int = 0, *, mtu: int = 1500, gateway: bytes = GATEWAY, dhcp: bool = False
+    ) -> int:
         self.do(self.plane.post_network_add, index, mtu=mtu, gateway_mac=gateway, dhcp=dhcp)
         return index
 
@@ -158,7 +183,12 @@ class RealSwitch:
             self.do(self.plane.post_neighbour, host.network, packed, host.mac, host.index)
 
     def unbind(self, address: str, *, network: int = 0) -> None:
-        self.do(self.plane.post_neighbour, network, socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address), None)
+        self.do(
+            self.plane.post_neighbour,
+            network,
+            socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address),
+            None,
+        )
 
     def drops(self) -> dict[str, int]:
         """All drops of all hosts."""

@@ -74,6 +74,9 @@ def test_dual_stack_containers_ping_each_other_and_the_gateway_over_ipv6(switch:
     a.run("ping", "-6", "-c", "2", "-i", "0.2", "-W", "2", there["ipv6"].split("/")[0])
     a.run("ping", "-6", "-c", "1", "-W", "2", there["gateway6"])
     a.run("ping", "-4", "-c", "1", "-W", "2", there["ipv4"].split("/")[0])
+    a.run("ping", "-6", "-c", "1", "-W", "2", "fe80::42:aff:fe42:1%eth0")
+    kinds = {row["address"]: row["kind"] for row in switch.json("neigh")}
+    assert kinds["fe80::42:aff:fe42:1"] == "gateway" and kinds["fe80::42:aff:fe42:3"] == "endpoint"
 
 
 def test_duplicate_address_detection_sees_others_addresses_and_not_ones_own(switch: LivingSwitch):

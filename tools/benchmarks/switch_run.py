@@ -107,7 +107,8 @@ class SwitchRun:
         """Memory with many ports, then the sections that were asked for."""
         ports = self.settings["ports_many"]
         if ports:
-            measure_others(self.sandbox, self.rows, ports)
+            if self.with_table:
+                measure_others(self.sandbox, self.rows, ports)
             own = self.row_of(Vswitch.name)
             if own:
                 self.measure_section("many", partial(many, self.sandbox, own, ports))
@@ -137,9 +138,8 @@ class SwitchRun:
 
     def text(self) -> list[str]:
         """Everything below the header."""
-        lines = [
-            f"{row.subject.name}: {row.subject.version()}" for row in self.measured() if row.subject.version()
-        ]
+        shown = [row for row in self.measured() if self.with_table or isinstance(row.subject, Vswitch)]
+        lines = [f"{row.subject.name}: {row.subject.version()}" for row in shown if row.subject.version()]
         lines += [f"{row.subject.name}: {row.trouble}" for row in self.rows if row.trouble]
         if self.with_table:
             lines += ["", *table(self.measured(), self.settings["ports_many"]), *self.remarks()]

@@ -69,10 +69,33 @@ class Channel:
 
 
 def close_all_but(keep: set[int]) -> None:
-    """Close every descriptor of this process except stdin, stdout, stderr and `keep`."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) not in keep:
-            try:
-                os.close(int(name))
-            except OSError:
-                continue  # the one that listed the folder
+    """Close every descriptor except stdin, stdout, stderr and `keep`; only right before an exec."""
+    for fd in _others(keep):
+        os.close(fd)
+
+
+def let_go_of_all_but(keep: set[int]) -> None:
+    """Point every descriptor except 0 to 2 and `keep` at /dev/null, in a fork that goes on running Python.
+
+    Closed, its number would be given to the next thing opened here, and then be closed again, or written to,
+    by the caller's object (a connection, say) that still believes it is its own.
+    """
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in _others({*keep, null}):
+        os.dup2(null, fd, inheritable=False)
+    os.close(null)
+
+
+def _others(keep: set[int]) -> list[int]:
+    """The open descriptors above 2 that are not in `keep`."""
+    listed = [int(name) for name in os.listdir("/proc/self/fd")]
+    return [fd for fd in listed if fd > 2 and fd not in keep and _is_open(fd)]
+
+
+def _is_open(fd: int) -> bool:
+    """False for the one that listed the folder."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True

@@ -20,7 +20,7 @@ import sys
 from typing import Any, NoReturn
 
 from vswitch.container import _linux, mounts, program
-from vswitch.container.channel import Channel, close_all_but
+from vswitch.container.channel import Channel, let_go_of_all_but
 from vswitch.container.signals import SignalQueue
 
 PROCESS_NAME = "vswitch-init"
@@ -31,7 +31,7 @@ SETUP_FAILED = 125
 def main(channel: Channel, has_terminal: bool) -> NoReturn:
     """Run as PID 1 of a new PID namespace; never returns. Messages in: the order, then signal and resume."""
     signals = SignalQueue()
-    close_all_but({channel.fd, signals.fd})
+    let_go_of_all_but({channel.fd, signals.fd})
     _linux.set_process_name(PROCESS_NAME)
     if has_terminal:
         os.setpgid(0, 0)

@@ -25,7 +25,7 @@ from typing import Any, NoReturn, Protocol
 
 from vswitch.container import namespaces
 from vswitch.container.adopt import adopt, refusal
-from vswitch.container.channel import Channel, close_all_but
+from vswitch.container.channel import Channel, let_go_of_all_but
 from vswitch.container.init import main, shell_code
 from vswitch.container.isolate import isolate
 from vswitch.container.log import CAP_BYTES, LogFile, Pump
@@ -55,7 +55,7 @@ def prepare(*, detached: bool = False, on_exit: OnExit | None = None) -> Prepare
 
 
 def occupy_standard_descriptors() -> None:
-    """Descriptors 0 to 2 are open afterwards, so that no socket of ours is taken for somebody's stdout."""
+    """Descriptors 0 to 2 are open afterwards; best called first of all, or a socket may be one of them."""
     fd = os.open(os.devnull, os.O_RDWR)
     while fd <= 2:
         os.set_inheritable(fd, True)
@@ -267,7 +267,7 @@ def _fork_supervisor(control: Channel, on_exit: OnExit | None) -> NoReturn:
 def _supervise_detached(control: Channel, on_exit: OnExit | None) -> NoReturn:
     """The life of a detached supervisor."""
     try:
-        close_all_but({control.fd})
+        let_go_of_all_but({control.fd})
         pid, channel, pipe = _prepare_detached(control)
         ask = control.receive()
         if ask is None or ask["order"] is None:

@@ -50,6 +50,12 @@ class Namespace(NamedTuple):
     pidfd: int | None = None
 
 
+def refuse_without_process(namespace: Namespace) -> None:
+    """What is run is stopped by its first process, so that must be known."""
+    if namespace.pidfd is None:
+        raise Refused("a container that is run has a first process: send its pidfd too")
+
+
 class Attaching:
     """The containers' comings."""
 
@@ -64,14 +70,17 @@ class Attaching:
     ) -> Container:
         """A new container, running. Refused, and then nothing of it is left."""
         origin = identified(origin, namespace.netns_fd, namespace.pidfd)
+        if spec.command:
+            refuse_without_process(namespace)
         if (there := self._parts.inventory.container_in(origin.device, origin.inode)) is not None:
             return await self._mend(there, spec, origin, namespace, job)
-        async with AsyncExitStack() as undo:
-            container = self._reserve(spec, origin, undo)
-            async with container.lock:
+        async with AsyncExitStack() as reserved:
+            container = self._reserve(spec, origin, reserved)
+            async with container.lock, AsyncExitStack() as undo:
                 await self._store_new(container, undo)
                 await self._bring_up(container, namespace, job, undo)
                 undo.pop_all()
+            reserved.pop_all()
         self._came(container, "attach")
         return container
 
@@ -82,6 +91,7 @@ class Attaching:
         as before.
         """
         origin = identified(origin, namespace.netns_fd, namespace.pidfd)
+        refuse_without_process(namespace)
         async with container.lock, AsyncExitStack() as undo:
             before = container.record
             if before.state != "exited" or container.name not in self._parts.inventory.container_ids:
@@ -212,7 +222,7 @@ class Attaching:
         return tap
 
     def _watch(self, container: Container, pidfd: int | None, undo: AsyncExitStack) -> None:
-        """Notice the namespace's end, and keep a descriptor of the process to stop; an orphan is watched already."""
+        """Notice the namespace's end, keep a descriptor of its process; an orphan is watched already."""
         if container.watches:
             return
         undo.callback(self._ending.unwatch, container)

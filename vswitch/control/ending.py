@@ -106,6 +106,8 @@ class Ending:
             await self._end(container, None)
 
     async def _end(self, container: Container, exit_code: int | None) -> None:
+        if container.made_by_us:
+            self._publish(container, "exit", exit_code=exit_code)
         if container.made_by_us and (container.stopping or container.record.spec.detached):
             await self._retire(container, exit_code)
         else:
@@ -117,7 +119,6 @@ class Ending:
         exited = replace(container.record, state="exited", kept=True, exit_code=exit_code, remedy=None)
         await self._note(exited, container)
         container.settled.set()
-        self._publish(container, "exit", exit_code=exit_code)
 
     async def _note(self, record: ContainerRecord, container: Container) -> None:
         """What has happened anyway."""
@@ -154,14 +155,14 @@ class Ending:
             )
         if not 0 <= timeout_s <= STOP_TIMEOUT_LIMIT_S:
             raise Refused(f"timeout must be between 0 and {STOP_TIMEOUT_LIMIT_S:g} s")
-        async with container.lock:
-            if not container.live:
-                return
-            container.stopping = True
         await self._end_process(container, timeout_s)
 
     async def _end_process(self, container: Container, timeout_s: float) -> None:
-        """The lock is not held: the process's end needs it."""
+        """End it in whatever way it takes, so that it is kept; one that is just starting is waited for."""
+        async with container.lock:
+            if not container.live or not self._there(container):
+                return
+            container.stopping = True
         if timeout_s > 0:
             self._signal(container, signal.SIGTERM)
             if await happens_within(self._parts.clock, timeout_s, container.settled):
@@ -205,8 +206,7 @@ class Ending:
             raise Refused(
                 f"container {name} is {state}: `vswitch {how} {name}` first, or remove it with --force", 409
             )
-        if container.live and container.made_by_us:
-            container.stopping = True
+        if container.made_by_us:
             await self._end_process(container, 0)
         await self._forget(container, job)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from random import Random
 from typing import TypeVar
 
@@ -105,6 +105,11 @@ def resolve(reference: str, by_id: Mapping[str, T], by_name: Mapping[str, str], 
     if not matches:
         raise Refused(f"no such {what}: {reference[:80]!r}", 404)
     return by_id[matches[0]]
+
+
+def link_local(mac: bytes) -> IPv6Address:
+    """The address in fe80::/64 that an interface makes itself of its MAC (modified EUI-64, RFC 4291 appendix A)."""
+    return IPv6Address(b"\xfe\x80" + bytes(6) + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
 
 
 def mac_bytes(text: str) -> bytes:

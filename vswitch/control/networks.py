@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vswitch.config import PoolsSettings
 from vswitch.control.ipam import AddressPool
 from vswitch.control.model import NetworkSpec, Refused, SubnetSpec
-from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name
+from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name, link_local
 from vswitch.control.records import EndpointRecord, NetworkRecord
 from vswitch.control.subnets import (
     Address,
@@ -174,6 +174,13 @@ class Network:
         return [
             pool.plan.gateway for pool in self.pools if not versions or pool.plan.gateway.version in versions
         ]
+
+    def bound(self) -> list[Address]:
+        """All addresses that the gateway answers for: its own, and the link-local one where there is IPv6."""
+        addresses = list(self.gateways())
+        if any(address.version == 6 for address in addresses):
+            addresses.append(link_local(self.gateway_mac))
+        return addresses
 
     def pool_of(self, address: Address) -> AddressPool | None:
         """The pool of the subnet that `address` lies in."""

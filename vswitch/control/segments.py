@@ -149,13 +149,13 @@ class Segments:
         datapath, index = self._parts.datapath, network.index
         await datapath.add_network(index, mtu=network.record.mtu, gateway_mac=network.gateway_mac, dhcp=True)
         undo.push_async_callback(self._close, network)
-        for gateway in network.gateways():
+        for gateway in network.bound():
             await datapath.add_neighbour(index, gateway.packed, network.gateway_mac, None)
 
     async def _close(self, network: Network) -> None:
         """Take it out of the dataplane; goes on whatever fails."""
         datapath, index = self._parts.datapath, network.index
-        for gateway in network.gateways():
+        for gateway in network.bound():
             await quietly(datapath.remove_neighbour(index, gateway.packed), f"network {network.name}")
         await quietly(datapath.remove_network(index), f"network {network.name}")
 

@@ -167,6 +167,7 @@ class MemoryDatapath:
         gso: int,
         mac: bytes | None = None,
         guard: bool = True,
+        shared: bool = True,
     ) -> None:
         await asyncio.sleep(0)
         if index in self.ports or not 0 <= index < 65535 or network not in self.networks:

@@ -21,7 +21,7 @@ from vswitch.control.edges import Parts
 from vswitch.control.inventory import Container, Port
 from vswitch.control.jobs import quietly
 from vswitch.control.model import Refused
-from vswitch.control.names import mac_bytes
+from vswitch.control.names import link_local, mac_bytes
 from vswitch.control.records import EndpointRecord
 from vswitch.ports.tap import KIND_PACKET, KIND_TAP, Tap
 
@@ -111,10 +111,15 @@ class Wiring:
             gso=port.tap.gso,
             mac=mac_bytes(port.endpoint.mac),
             guard=True,
+            shared=False,  # our own helper opened it, non-blocking, and a store keeps its copy untouched
         )
 
     async def _bind(self, port: Port) -> None:
-        for address, mac in self._addresses(port):
+        addresses = self._addresses(port)
+        if port.endpoint.ipv6 is not None:
+            mac = mac_bytes(port.endpoint.mac)
+            addresses.append((link_local(mac), mac))
+        for address, mac in addresses:
             port.bindings.append(address.packed)
             await self._parts.datapath.add_neighbour(port.network.index, address.packed, mac, port.index)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import random
-import time
 
 from benchmarks.columns import Row
 from benchmarks.probing import Answers, probe
@@ -28,14 +27,11 @@ SECONDS_PER_PORT = 60 / 500
 PROBE_S = 0.05
 
 
-def grow(row: Row, subject: Subject, ports: int) -> float:
-    """Fills the row's memory before and after; returns the seconds that growing took."""
+def grow(row: Row, subject: Subject, ports: int) -> None:
+    """Fills the row's memory before and after."""
     row.few = memory(subject.processes())
-    began_at = time.monotonic()
     subject.grow(ports)
-    took_s = time.monotonic() - began_at
     row.many, row.ports_many = memory(subject.processes()), ports
-    return took_s
 
 
 def sample_pings(sandbox: Sandbox, subject: Subject) -> list[Answers]:
@@ -67,10 +63,10 @@ def many(sandbox: Sandbox, row: Row, ports: int) -> Section:
     say(f"{ports} ports: vswitch")
     fresh = Vswitch(sandbox, key="many-vswitch")
     with running(fresh):
-        took_s = grow(row, fresh, ports)
+        grow(row, fresh, ports)
         answers = sample_pings(sandbox, fresh)
     reached = sum(answer.lost == 0 for answer in answers)
-    jobs, per_port = os.cpu_count() or 1, row.bytes_per_port() or 0.0
+    jobs, per_port, took_s = os.cpu_count() or 1, row.bytes_per_port() or 0.0, fresh.attach_s
     section = Section(f"{ports} containers on one network of one vswitch")
     section.lines = [
         f"attached by `vswitch attach`, {jobs} at a time: {took_s:.1f} s, "

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.machine import first_line
@@ -51,7 +52,7 @@ class Vswitch(Subject):
 
     @classmethod
     def version(cls) -> str | None:
-        return first_line(str(PROGRAMS / "vswitch"), "version")
+        return first_line(str(PROGRAMS / "vswitch"), "--version")
 
     def open(self) -> None:
         folder = self.sandbox.folder(self.key)
@@ -103,7 +104,8 @@ class Vswitch(Subject):
         self.adopt(namespaces)
 
     def plug_together(self, namespaces: list[str], jobs: int) -> None:
-        """The same with that many clients at a time."""
+        """The same with that many clients at a time; how long they took is in `attach_s`."""
+        began_at = time.monotonic()
         waiting, running = list(reversed(namespaces)), []
         while waiting or running:
             while waiting and len(running) < jobs:
@@ -116,6 +118,7 @@ class Vswitch(Subject):
                 running.remove(client)
                 client.wait(0)
                 self.sandbox.end(client)
+        self.attach_s = time.monotonic() - began_at
         self.adopt(namespaces)
 
     def grow(self, ports: int) -> None:
