@@ -56,8 +56,10 @@ def _follow(client: Client, spec: dict[str, Any]) -> dict[str, Any] | None:
     """Until the capture ends or ctrl-C, then the last report."""
     report = None
     try:
-        for report in client.lines("POST", "/v1/captures", spec):
-            pass
+        for latest in client.lines("POST", "/v1/captures", spec):
+            first, report = report is None, latest
+            if first:
+                print("capturing until ctrl-C", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         if report is not None:
             try:

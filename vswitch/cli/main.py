@@ -30,6 +30,7 @@ PLACES = {
     "stats": "stats", "drops": "stats",
     "capture": "capture", "events": "events", "version": "version",
 }
+COMPLETION = "_VSWITCH_COMPLETE"  # set by shells: eval "$(_VSWITCH_COMPLETE=bash_source vswitch)"
 CTRL_C = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
 def status_of(arguments: list[str] | None = None) -> int:
     """Run one command; its exit status. Everything wrong is said on stderr."""
     try:
-        result: Any = program.main(arguments, prog_name="vswitch", standalone_mode=False)
+        result = _invoke(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
@@ -80,6 +81,17 @@ def status_of(arguments: list[str] | None = None) -> int:
     except OSError as problem:
         return _fail(str(problem.strerror or problem) + (f": {problem.filename}" if problem.filename else ""), 1)
     return result if isinstance(result, int) else 0
+
+
+def _invoke(arguments: list[str]) -> Any:
+    """What the command returns, or the status that click asks for (0 after --help). Click's own main() is noisy about ctrl-C."""
+    if COMPLETION in os.environ:
+        return program.main(arguments, prog_name="vswitch", standalone_mode=False)
+    try:
+        with program.make_context("vswitch", arguments) as context:
+            return program.invoke(context)
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
 
 
 def _fail(message: str, status: int) -> int:

@@ -20,7 +20,7 @@ def network_command() -> None:
 
 @client_command("create")
 @click.argument("name")
-@click.option("--driver", default="bridge", metavar="DRIVER", help="bridge, the only driver so far.")
+@click.option("--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment.")
 @repeated("--subnet", "subnets", metavar="CIDR", help="Addresses of the network; a free subnet is chosen if left out.")
 @repeated("--gateway", "gateways", metavar="IP", help="The gateway's address in its subnet (default: the first).")
 @repeated("--ip-range", "ranges", metavar="CIDR", help="Give out addresses from this part of the subnet only.")

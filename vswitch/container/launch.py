@@ -92,12 +92,12 @@ class Prepared:
         log_path: str | None = None,
         log_cap_bytes: int = CAP_BYTES,
     ) -> int:
-        """Run the program; `env` is all of its environment but HOSTNAME, `capabilities` are numbers."""
+        """Run the program; `env` is its environment, `capabilities` as from capabilities.wanted."""
         if not command:
             raise Refused("there is no command to run")
         order = {
             "command": list(command),
-            "environment": {"HOSTNAME": hostname, **env},
+            "environment": _with_hostname(env, hostname),
             "workdir": workdir,
             "files": {"resolv_conf": files.resolv_conf, "hosts": files.hosts, "hostname": files.hostname},
             "hostname": hostname,
@@ -129,6 +129,12 @@ class Prepared:
 
     def __exit__(self, *_: object) -> None:
         self.abort()
+
+
+def _with_hostname(env: Mapping[str, str], hostname: str) -> dict[str, str]:
+    """HOSTNAME is the container's, unless `env` says another than the one we inherited."""
+    inherited = env.get("HOSTNAME") in (None, os.environ.get("HOSTNAME"))
+    return {**env, "HOSTNAME": hostname} if inherited else dict(env)
 
 
 class _PreparedHere(Prepared):

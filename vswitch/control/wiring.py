@@ -10,6 +10,7 @@ goes with its last descriptor; `put_down` closes ours only, and the interface wa
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import stat
@@ -75,7 +76,8 @@ class Wiring:
             self.put_down(port.tap.fd)
         else:
             self._parts.keeper.forget(port.endpoint.id)
-            self.let_go(port.tap.fd)
+            # the kernel takes an interface apart in tens of milliseconds, or in minutes if somebody holds on to it
+            await asyncio.to_thread(self.let_go, port.tap.fd)
 
     def let_go(self, fd: int) -> None:
         """Close a TAP and let its interface go with it."""

@@ -60,7 +60,7 @@ cdef Command blank() noexcept:
     return command
 
 
-@cython.no_gc_clear        # __dealloc__ needs the lists: what they name is freed there
+@cython.no_gc       # it is in no cycle, and the collector must not empty its lists before __dealloc__, which needs them
 cdef class Dataplane:
     cdef Switch *sw
     cdef uint64_t posted

@@ -22,7 +22,7 @@ restart forgot costs nobody a thing. If we are not, silence.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
@@ -68,9 +68,9 @@ class Engine:
         self.scope = scope
         self._table.max_leases, self._table.max_per_port = scope.max_leases, scope.port_share
 
-    def leases(self) -> Iterator[Lease]:
-        """Every lease, offers included."""
-        return iter(self._table)
+    def leases(self) -> list[Lease]:
+        """Every lease, offers included, as of now: the caller may take its time over the list."""
+        return list(self._table)
 
     def rows(self) -> list[tuple]:
         """What the store holds, as rows for `load`."""
@@ -208,7 +208,7 @@ class _Exchange:
 
     def _address_to_offer(self) -> IPv4Address | Drop:
         """The assigned address; else the one the client has, had, wishes for, or the next."""
-        if self.reserved:
+        if self.ingress.address is not None:
             return self._claim(self.ingress.address)
         known = self.table.of(self.client)
         if known is not None and known.held:

@@ -227,7 +227,8 @@ def _encode_domains(names: tuple[str, ...]) -> bytes:
     """Compressed as RFC 3397 §2 demands: a suffix that was written before becomes a pointer to it."""
     if not names:
         raise ValueError("a search list needs at least one domain")
-    data, seen = bytearray(), {}
+    data = bytearray()
+    seen: dict[tuple[bytes, ...], int] = {}
     for name in names:
         labels = name_labels(name)
         for index, label in enumerate(labels):

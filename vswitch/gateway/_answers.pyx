@@ -277,14 +277,16 @@ cdef void echo4(Query *query, const uint8_t *ip, uint32_t header, uint32_t total
 
 
 cdef uint16_t changed_type(uint16_t checksum, uint8_t before, uint8_t after) noexcept nogil:
-    """The ICMP checksum after its type (the first byte of a word) changed."""
+    """The ICMP checksum after its type (the first byte of a word) changed. RFC 1624 equation 3 says 0 of a message of nothing but zeroes,
+    which an echo reply can be and where only 0xffff is right; everywhere else the two are the same."""
     cdef uint8_t old[2]
     cdef uint8_t new[2]
-    cdef uint16_t old_word, new_word
+    cdef uint16_t old_word, new_word, changed
     old[0], old[1], new[0], new[1] = before, 0, after, 0
     memcpy(&old_word, old, 2)
     memcpy(&new_word, new, 2)
-    return replaced(checksum, old_word, new_word)
+    changed = replaced(checksum, old_word, new_word)
+    return changed if changed else 0xFFFF
 
 
 cdef bint may_complain4(const uint8_t *ip, uint32_t header, uint32_t total) noexcept nogil:

@@ -67,8 +67,9 @@ def serve(fd: int) -> NoReturn:
     try:
         fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)  # a parent without stdio may have made it one of those
         _settle(fd)
-        from vswitch.ports import rtnl  # noqa: F401  (0.2 s once, here, instead of in every worker)
+        from vswitch.ports import rtnl  # 0.2 s once, here, instead of in every worker
 
+        rtnl.rehearse()
         gc.freeze()  # workers share these pages
         Keeper(socket.socket(fileno=fd)).run()
         status = 0

@@ -132,6 +132,21 @@ def link_removed(index: int) -> Change:
     return Change("cannot delete the interface", RTM_DELLINK, 0, _link_message(index), (ENODEV,))
 
 
+def rehearse() -> None:
+    """Encode every kind of change once: pyroute2 compiles its message classes at first use, some milliseconds."""
+    changes = [
+        loopback_up(),
+        link_settings(1, mac="02:00:00:00:00:00", mtu=1500, txqueuelen=1),
+        silent6(1),
+        address4(1, "127.0.0.1/8"),
+        address6(1, "::1/128"),
+        default_route4(1, "127.0.0.1"),
+        default_route6(1, "::1"),
+    ]
+    for change in changes:
+        encoded(change, 0)
+
+
 class Rtnl:
     """One rtnetlink socket of the network namespace in which it was made; a context manager."""
 
@@ -153,7 +168,8 @@ class Rtnl:
         waiting = {}
         batch = b""
         for change in changes:
-            batch += self._encode(change)
+            self._sequence += 1
+            batch += encoded(change, self._sequence)
             waiting[self._sequence] = change
         self._socket.send(batch)
         failures = []
@@ -170,7 +186,8 @@ class Rtnl:
         """The interface of that name, or None."""
         message = ifinfmsg()
         message["attrs"] = [("IFLA_IFNAME", name)]
-        self._socket.send(self._encode(Change("", RTM_GETLINK, 0, message)))
+        self._sequence += 1
+        self._socket.send(encoded(Change("", RTM_GETLINK, 0, message), self._sequence))
         found = None
         while True:
             for kind, flags, sequence, body in self._receive():
@@ -184,18 +201,6 @@ class Rtnl:
                         raise NetlinkRefused(code, f"cannot look at interface {name}", reason)
                     return found
 
-    def _encode(self, change: Change) -> bytes:
-        """The request's bytes under the next sequence number; each is acknowledged."""
-        self._sequence += 1
-        change.message["header"] = {
-            "type": change.type,
-            "flags": NLM_F_REQUEST | NLM_F_ACK | change.flags,
-            "sequence_number": self._sequence,
-            "pid": 0,
-        }
-        change.message.encode()
-        return bytes(change.message.data)
-
     def _receive(self) -> list[tuple[int, int, int, bytes]]:
         """(type, flags, sequence number, body) of each message in one read."""
         data = self._socket.recv(RECEIVE_BYTES)
@@ -206,6 +211,18 @@ class Rtnl:
             messages.append((kind, flags, sequence, data[offset + HEADER.size : offset + length]))
             offset += (max(length, HEADER.size) + 3) & ~3
         return messages
+
+
+def encoded(change: Change, sequence: int) -> bytes:
+    """The request's bytes, asking for an acknowledgement."""
+    change.message["header"] = {
+        "type": change.type,
+        "flags": NLM_F_REQUEST | NLM_F_ACK | change.flags,
+        "sequence_number": sequence,
+        "pid": 0,
+    }
+    change.message.encode()
+    return bytes(change.message.data)
 
 
 def parse_acknowledgement(flags: int, body: bytes) -> tuple[int, str]:

@@ -33,7 +33,7 @@ BODY_LIMIT_BYTES = 1024 * 1024  # the largest honest request, a container with a
 CONNECTION_LIMIT = 1024  # each costs a descriptor and some 50 KiB; ports need their descriptors more
 LINE_LIMIT_BYTES = 16 * 1024  # of a request line or header field
 CLOSE_PATIENCE_S = 5.0  # for changes under way when the switch ends
-HEADERS = {"Vswitch-Version": __version__, "Vswitch-Api": str(API)}
+HEADERS = {"Server": f"vswitch/{__version__}", "Vswitch-Version": __version__, "Vswitch-Api": str(API)}
 encode = msgspec.json.Encoder().encode
 
 
@@ -184,7 +184,7 @@ def _decode_body(content: bytes, route: Route) -> Any:
         return route.body()
     try:
         return msgspec.json.decode(content, type=route.body)
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise Refused(_malformed(problem)) from None
 
 
@@ -200,13 +200,11 @@ def _decode_query(request: web.BaseRequest, route: Route) -> Any:
             values[name] = value
     try:
         return msgspec.convert(values, type=route.query, strict=False)
-    except (ValueError, RecursionError) as problem:
+    except ValueError as problem:
         raise Refused(_malformed(problem)) from None
 
 
 def _malformed(problem: Exception) -> str:
-    if isinstance(problem, RecursionError):
-        return "the JSON is nested too deeply"
     if isinstance(problem, UnicodeError):
         return "the JSON is not UTF-8"
     return _first_line(str(problem))
