@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole switch behind its API, in memory: real sockets, server, controller and store; twins of kernel, dataplane and machine.
+"""A whole switch behind its API, in memory: real sockets, server, controller and store; twins of kernel,
+dataplane and machine.
 
-It runs in a thread with a loop of its own, so that the blocking client and the command line can be used from tests as they are.
+It runs in a thread with a loop of its own, so that the blocking client and the command line can be used from
+tests as they are.
 """
+
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import threading
 from collections.abc import Coroutine, Iterator
@@ -16,7 +20,7 @@ from vswitch.clock import SystemClock
 from vswitch.config import Settings
 from vswitch.control.api.client import Client
 from vswitch.control.api.listen import listen
-from vswitch.control.api.routes import Context
+from vswitch.control.api.messages import Context
 from vswitch.control.api.server import ApiServer
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
@@ -27,15 +31,43 @@ from vswitch.ports.handover import TokenServer, offer
 TIMEOUT_S = 20
 
 
+class CapturedDatapath(MemoryDatapath):
+    """With the dataplane's capture slots: which of them are taken, and which ports they see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.captures: dict[int, object] = {}
+        self.watched: set[tuple[int, int]] = set()  # slot, port index
+
+    async def start_capture(self, capture: object) -> int:
+        slot = next((slot for slot in range(8) if slot not in self.captures), None)
+        if slot is None:
+            raise LookupError("8 captures are running, which is the most there can be")
+        self.captures[slot] = capture
+        await asyncio.sleep(0)
+        return slot
+
+    async def watch_port(self, slot: int, index: int) -> None:
+        await asyncio.sleep(0)
+        self.watched.add((slot, index))
+
+    async def stop_capture(self, slot: int) -> None:
+        await asyncio.sleep(0)
+        self.watched = {(watching, index) for watching, index in self.watched if watching != slot}
+        del self.captures[slot]
+
+
 class Served:
     """Handles on everything, from outside the loop's thread."""
 
     def __init__(self, folder: str):
+        self.folder = folder
+        self._numbers = itertools.count()
         self.path = f"{folder}/vswitch.sock"
         self.state_dir = f"{folder}/state"
         self.client = Client(self.path, timeout_s=TIMEOUT_S)
         self.namespaces = MemoryNamespaces()
-        self.datapath = MemoryDatapath()
+        self.datapath = CapturedDatapath()
         self.loop = asyncio.new_event_loop()
         self.switch: Switch
         self.server: ApiServer
@@ -49,14 +81,24 @@ class Served:
         os.makedirs(self.state_dir, exist_ok=True)
         self.captures = Captures(self.datapath)
         self.switch = Switch(
-            Settings(), state_dir=self.state_dir, store=Store(":memory:"), datapath=self.datapath, helper=self.namespaces,
-            taps=self.namespaces, watcher=MemoryWatcher(), host=MemoryHost(), clock=SystemClock(),
+            Settings(),
+            state_dir=self.state_dir,
+            store=Store(":memory:"),
+            datapath=self.datapath,
+            helper=self.namespaces,
+            taps=self.namespaces,
+            watcher=MemoryWatcher(),
+            host=MemoryHost(),
+            clock=SystemClock(),
             observer=self.captures,
         )
         await self.switch.start()
         self._tokens.start(self.loop)
         context = Context(
-            switch=self.switch, captures=self.captures, tokens=self._tokens, started="2026-01-02T03:04:05Z",
+            switch=self.switch,
+            captures=self.captures,
+            tokens=self._tokens,
+            started="2026-01-02T03:04:05Z",
             state_dir=self.state_dir,
         )
         self._listener = listen(self.path)
@@ -71,13 +113,17 @@ class Served:
         self._listener.close()
 
     def place(self, origin: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What a request says of a namespace that was just sent ahead: a memfd, which the twins take for one."""
-        namespace = os.memfd_create("namespace")
+        """What a request says of a namespace that was just sent ahead.
+
+        A file, which the twins take for one.
+        """
+        path = f"{self.folder}/namespace{next(self._numbers)}"
+        namespace = os.open(path, os.O_RDONLY | os.O_CREAT)
         try:
             token = offer(f"{self.path}.fd", [namespace])
         finally:
             os.close(namespace)
-        return {"origin": origin or {"path": "/run/netns/somewhere"}, "token": token}
+        return {"origin": origin or {"path": path}, "token": token}
 
     def attach(self, **spec: Any) -> dict[str, Any]:
         """A container in a new namespace; `name` and whatever else a ContainerSpec has."""

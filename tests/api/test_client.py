@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The client against servers that send canned bytes: good ones, strange ones, none at all."""
+
 from __future__ import annotations
 
 import os
@@ -57,17 +58,17 @@ def test_no_content_is_none(server):
 
 def test_chunks_are_put_together(server):
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + OURS + b"\r\n"
-    assert server(head + b"3\r\n{\"a\r\n5;ext\r\n\": 1}\r\n0\r\n\r\n").get("/v1/x") == {"a": 1}
+    assert server(head + b'3\r\n{"a\r\n5;ext\r\n": 1}\r\n0\r\n\r\n').get("/v1/x") == {"a": 1}
 
 
 def test_lines_come_one_by_one_across_chunks(server):
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + OURS + b"\r\n"
-    client = server(head + b"6\r\n{\"n\":1\r\n9\r\n}\n{\"n\":2}\r\n1\r\n\n\r\n0\r\n\r\n")
+    client = server(head + b'6\r\n{"n":1\r\n9\r\n}\n{"n":2}\r\n1\r\n\n\r\n0\r\n\r\n')
     assert list(client.lines("GET", "/v1/events")) == [{"n": 1}, {"n": 2}]
 
 
 def test_a_refusal_is_its_line_with_its_status(server):
-    with pytest.raises(ClientError, match="^no such network: blue$") as refusal:
+    with pytest.raises(ClientError, match=r"^no such network: blue$") as refusal:
         server(answer("404 Not Found", b'{"error": "no such network: blue"}')).get("/v1/networks/blue")
     assert refusal.value.status == 404
 
@@ -79,28 +80,40 @@ def test_a_refusal_without_a_line_still_says_something(server, body):
 
 
 def test_another_kind_of_server_is_told_from_a_switch(server):
-    with pytest.raises(ClientError, match="is no switch$"):
+    with pytest.raises(ClientError, match=r"is no switch$"):
         server(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}").get("/v1/x")
 
 
 def test_a_switch_of_another_api_is_named_with_both_versions(server):
     head = b"HTTP/1.1 404 X\r\nContent-Length: 0\r\nVswitch-Version: 9.1\r\nVswitch-Api: 7\r\n\r\n"
-    with pytest.raises(ClientError, match=f"version 9.1 and speaks API 7, this vswitch is {__version__} and speaks API 1"):
+    with pytest.raises(
+        ClientError, match=f"version 9.1 and speaks API 7, this vswitch is {__version__} and speaks API 1"
+    ):
         server(head).get("/v1/x")
 
 
 def test_a_refusal_of_another_version_names_both(server):
     body = b'{"error": "no such path"}'
-    head = b"HTTP/1.1 404 X\r\nContent-Length: %d\r\nVswitch-Version: 0.0.9\r\nVswitch-Api: 1\r\n\r\n" % len(body)
-    with pytest.raises(ClientError, match=f"no such path .the switch is version 0.0.9, this vswitch {__version__}"):
+    head = b"HTTP/1.1 404 X\r\nContent-Length: %d\r\nVswitch-Version: 0.0.9\r\nVswitch-Api: 1\r\n\r\n" % len(
+        body
+    )
+    with pytest.raises(
+        ClientError, match=f"no such path .the switch is version 0.0.9, this vswitch {__version__}"
+    ):
         server(head + body).get("/v1/new")
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"HTTP/1.1 200", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\n" + OURS + b"Content-Length: 9\r\n\r\n{}",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + OURS + b"\r\nzz\r\n",
-    b"HTTP/1.1 200 OK\r\n" + OURS + b"Content-Length: -5\r\n\r\n",
-])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 200 OK\r\n" + OURS + b"Content-Length: 9\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n" + OURS + b"\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + OURS + b"Content-Length: -5\r\n\r\n",
+    ],
+)
 def test_a_broken_answer_is_one_line(server, content):
     with pytest.raises(ClientError, match="broke off its answer"):
         server(content).get("/v1/x")
@@ -112,7 +125,11 @@ def test_what_is_no_json_is_one_line(server):
 
 
 @settings(max_examples=150, deadline=None)
-@given(content=st.one_of(st.binary(max_size=300), st.binary(max_size=200).map(lambda b: b"HTTP/1.1 200 OK\r\n" + OURS + b)))
+@given(
+    content=st.one_of(
+        st.binary(max_size=300), st.binary(max_size=200).map(lambda b: b"HTTP/1.1 200 OK\r\n" + OURS + b)
+    )
+)
 def test_any_bytes_are_an_answer_or_one_line(server, content):
     try:
         server(content).get("/v1/x")
@@ -121,7 +138,9 @@ def test_any_bytes_are_an_answer_or_one_line(server, content):
 
 
 def test_nobody_there_says_how_to_start_a_switch(tmp_path):
-    with pytest.raises(NoSwitch, match=r"no switch is running at .*/nothing: start one with `vswitch-run` or `systemctl"):
+    with pytest.raises(
+        NoSwitch, match=r"no switch is running at .*/nothing: start one with `vswitch-run` or `systemctl"
+    ):
         Client(str(tmp_path / "nothing")).get("/v1/version")
 
 
@@ -148,9 +167,16 @@ def test_a_socket_of_others_is_named_with_its_owner(tmp_path):
         private.listen()
         path.chmod(0o600)
         for folder in (tmp_path, *tmp_path.parents):
-            if folder.stat().st_uid == 0 and folder.is_relative_to("/tmp") and folder != folder.parent and str(folder) != "/tmp":
+            if (
+                folder.stat().st_uid == 0
+                and folder.is_relative_to("/tmp")
+                and folder != folder.parent
+                and str(folder) != "/tmp"
+            ):
                 folder.chmod(0o755)
-        assert _said_by_nobody(str(path)).startswith(f"no permission to use {path}, which is for user root only: start one")
+        assert _said_by_nobody(str(path)).startswith(
+            f"no permission to use {path}, which is for user root only: start one"
+        )
 
 
 def _said_by_nobody(path: str) -> str:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One switch per socket path, whatever became of the one before."""
+
 from __future__ import annotations
 
 import grp
@@ -14,7 +15,13 @@ import pytest
 from vswitch.control.api.listen import listen
 from vswitch.control.model import Refused
 
-HOLDER = "import sys, time; from vswitch.control.api.listen import listen; held = listen(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+HOLDER = """
+import sys, time
+from vswitch.control.api.listen import listen
+held = listen(sys.argv[1])
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def test_a_foreign_listener_is_not_pushed_aside(path):
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(path)
         foreign.listen()
-        with pytest.raises(Refused, match="another program .* listens"):
+        with pytest.raises(Refused, match=r"another program .* listens"):
             listen(path)
         with socket.socket(socket.AF_UNIX) as probe:
             probe.connect(path)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a switch is looked for when nobody says."""
+
 from __future__ import annotations
 
 import os

@@ -104,6 +104,15 @@ def test_host_name_and_files_are_the_containers_own(containers: Containers):
     assert socket.gethostname() != "box"
 
 
+def test_hostname_in_the_environment_is_the_containers_unless_given(by_root: Containers):
+    outer = {"env": by_root.environment() | {"HOSTNAME": "outer"}}
+    assert by_root.output("printenv", "HOSTNAME", popen=outer) == "box\n"
+    path = {"PATH": os.environ["PATH"]}
+    assert by_root.output("printenv", "HOSTNAME", env=path, popen=outer) == "box\n"
+    given = path | {"HOSTNAME": "given"}
+    assert by_root.output("printenv", "HOSTNAME", env=given, popen=outer) == "given\n"
+
+
 def test_it_sees_its_own_processes_and_network_devices_only(containers: Containers):
     script = "echo /proc/[0-9]*; ls /sys/class/net; ls -d /sys/fs/cgroup/*; cat /proc/1/comm; echo $$"
     processes, device, *cgroups, init, pid = containers.output("sh", "-c", script).splitlines()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How log lines look, and what they never contain."""
+
 from __future__ import annotations
 
 import io
@@ -33,7 +34,11 @@ def lines(style: str, write) -> list[str]:
 def test_a_pipe_gets_one_json_object_per_line():
     (line,) = lines("auto", lambda log: log.warning("network %s is full", "blue"))
     fields = json.loads(line)
-    assert (fields["level"], fields["logger"], fields["message"]) == ("warning", "vswitch.test", "network blue is full")
+    assert (fields["level"], fields["logger"], fields["message"]) == (
+        "warning",
+        "vswitch.test",
+        "network blue is full",
+    )
     assert fields["time"].endswith("Z")
 
 

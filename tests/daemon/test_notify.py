@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is said to a service manager, seen by a fake one: a datagram socket."""
+
 from __future__ import annotations
 
 import os
@@ -95,7 +96,14 @@ def test_the_variable_is_taken_away_so_that_no_program_of_ours_speaks_for_us(man
 
 @pytest.mark.parametrize(
     ("interval_us", "pid", "expected_s"),
-    [("20000000", "7", 10.0), ("20000000", "", 10.0), ("20000000", "8", None), ("0", "7", None), ("soon", "7", None), ("", "", None)],
+    [
+        ("20000000", "7", 10.0),
+        ("20000000", "", 10.0),
+        ("20000000", "8", None),
+        ("0", "7", None),
+        ("soon", "7", None),
+        ("", "", None),
+    ],
 )
 def test_the_watchdog_is_fed_at_twice_the_rate_it_asks_for_if_it_watches_us(interval_us, pid, expected_s):
     environ = {"WATCHDOG_USEC": interval_us, "WATCHDOG_PID": pid}
@@ -122,6 +130,8 @@ def test_descriptors_come_back_under_their_names_and_are_closed_on_exec():
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-@pytest.mark.parametrize("environ", [{}, {"LISTEN_PID": "8", "LISTEN_FDS": "1"}, {"LISTEN_PID": "7", "LISTEN_FDS": "many"}])
+@pytest.mark.parametrize(
+    "environ", [{}, {"LISTEN_PID": "8", "LISTEN_FDS": "1"}, {"LISTEN_PID": "7", "LISTEN_FDS": "many"}]
+)
 def test_descriptors_for_another_process_are_not_touched(environ):
     assert take_descriptors(environ, 7) == []

@@ -90,6 +90,12 @@ def test_echo_is_answered_with_the_same_bytes(street, size):
     assert a.counters["answered"] == 2
 
 
+def test_echo_of_nothing_but_zeroes_is_answered_with_a_right_checksum(street):
+    for size in (0, 1, 56):
+        answer, = street.answers(echo(GATEWAY, street.a.mac, A4, GATEWAY4, bytes(size), id=0, seq=0))
+        assert answer[34:] == b"\0\0\xff\xff" + bytes(4 + size)
+
+
 def test_echo_of_a_jumbo_frame_is_answered(street):
     street.switch.plane.post_network_mtu(0, 65520)
     a, data = street.a, bytes(65520 - 48)

@@ -171,7 +171,7 @@ def test_a_port_with_an_address_gets_exactly_that_and_leaves_the_pool_alone():
     for who in ({}, {"client_id": b"\xff1234"}, {"client_id": b"\1" + MAC}, {"wanted": "172.17.0.50"}):
         assert yiaddr(server.handle(discover(**who), WEB, NOW)) == WEB.address
     assert lease(server, WEB) == str(WEB.address)
-    assert pool.taken == set() and len(list(server.leases())) == 1
+    assert pool.taken == set() and len(server.leases()) == 1
 
 
 @pytest.mark.parametrize("payload", [select("172.17.0.50"), reboot("172.17.0.50"), renew("172.17.0.50")])
@@ -204,11 +204,19 @@ def test_a_port_whose_assigned_address_changed_gets_the_new_one_and_the_old_leas
     assert [held.address for held in server.leases()] == [moved.address]
 
 
+def test_a_port_with_an_address_stays_bound_while_it_is_offered_its_address_again():
+    server = engine(Pool(assigned={WEB.address}))
+    lease(server, WEB)
+    assert server.handle(discover(), WEB, NOW).changes == ()
+    assert [held.state for held in server.leases()] == [State.BOUND]
+
+
 def test_an_assigned_address_prevails_over_an_old_lease_of_another_port():
-    pool = Pool()
-    server = engine(pool)
+    server = engine()
     assert lease(server, VM) == FIRST
-    assert lease(server, WEB._replace(address=ip(FIRST))) == FIRST
+    heir = WEB._replace(address=ip(FIRST))
+    assert server.handle(discover(), heir, NOW).changes == (Delete(ip(FIRST)),)
+    assert lease(server, heir) == FIRST
     assert server.handle(renew(FIRST), VM, NOW).reply.kind is NAK
 
 

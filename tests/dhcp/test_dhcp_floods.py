@@ -40,7 +40,7 @@ def test_a_flood_of_discovers_from_a_port_recycles_its_own_offers_and_costs_no_d
     assert lease(server, "other") == FIRST
     for who in strangers(2000):
         assert server.handle(discover(**who), VM, NOW).changes == ()
-    assert len(pool.taken) == len(list(server.leases())) == 1 + 32
+    assert len(pool.taken) == len(server.leases()) == 1 + 32
     assert lease(server, "third") and server.handle(renew(FIRST), Ingress("other"), NOW).reply.kind is ACK
 
 
@@ -68,7 +68,7 @@ def test_a_flood_of_releases_leaves_no_more_memories_than_the_share():
         offered = server.handle(discover(extra=option(80, b""), **who), VM, NOW)
         store.apply(offered.changes)
         store.apply(server.handle(release(str(yiaddr(offered)), **who), VM, NOW).changes)
-    assert len(list(server.leases())) <= 32 and len(store.rows) <= 32
+    assert len(server.leases()) <= 32 and len(store.rows) <= 32
 
 
 @pytest.mark.parametrize(("prefix", "share"), [(16, 32), (24, 32), (26, 16), (28, 4), (30, 4)])

@@ -83,6 +83,11 @@ def test_a_final_zero_of_a_text_is_forgiven():
     assert decode(Code.HOSTNAME, b"web\0") == "web"
 
 
+def test_a_client_id_of_one_byte_is_forgiven_and_one_of_255_is_the_longest():
+    for length in (1, 255):
+        assert decode(Code.CLIENT_ID, encode(Code.CLIENT_ID, b"x" * length)) == b"x" * length
+
+
 def test_host_bits_of_a_route_are_masked():
     routes = decode(Code.CLASSLESS_ROUTES, bytes.fromhex("090aff" "01020304"))
     assert routes == (route("10.128.0.0/9", "1.2.3.4"),)

@@ -88,7 +88,7 @@ def test_a_default_route_of_the_settings_replaces_the_routers():
 def test_neither_inform_nor_nak_speaks_of_a_lease(payload, codes):
     outcome = engine().handle(payload, VM, NOW)
     assert [code for code, _ in options_of(outcome)] == codes
-    assert list(engine().leases()) == []
+    assert engine().leases() == []
 
 
 LEASE_TIMES = [

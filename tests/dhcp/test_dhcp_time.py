@@ -44,7 +44,7 @@ def test_an_offer_that_nobody_takes_lapses_and_the_address_is_free():
     assert server.next_expiry() == NOW + OFFER_S
     assert server.expire(NOW + OFFER_S - 0.1) == () and pool.taken == {ip(FIRST)}
     assert server.expire(NOW + OFFER_S) == () and pool.taken == set()
-    assert server.next_expiry() is None and list(server.leases()) == []
+    assert server.next_expiry() is None and server.leases() == []
 
 
 def test_a_lease_that_is_not_renewed_becomes_a_memory_and_then_nothing():
@@ -96,7 +96,7 @@ def test_a_client_that_moves_on_leaves_no_memory_at_its_old_address():
     pool.taken.add(ip(FIRST))   # IPAM gave it to somebody else
     offered = server.handle(discover(), VM, NOW)
     assert yiaddr(offered) == ip("172.17.0.3") and offered.changes == (Delete(ip(FIRST)),)
-    assert len(list(server.leases())) == 1
+    assert len(server.leases()) == 1
 
 
 def test_an_offer_after_a_lease_falls_back_to_the_memory():

@@ -103,6 +103,16 @@ def test_stop_writes_what_is_in_the_ring_and_every_interfaces_statistics(recordi
     assert statistics.written_bytes == len(recording.raw())
 
 
+def test_what_was_lost_after_the_last_packet_is_in_the_statistics_at_the_end(tmp_path):
+    recording = Recording(tmp_path / "x.pcapng", snaplen=128, ring_bytes=1 << 16)
+    kept = 0
+    while offer(recording.writer, packet_id=kept):
+        kept += 1
+    recording.writer.stop()
+    (end,) = [block for block in read_blocks(recording.raw()) if block.kind == ISB]
+    assert (end.number(4), end.number(5)) == (kept + 1, 1)
+
+
 def test_a_capture_without_a_packet_is_a_whole_file(recording):
     recording.writer.start()
     recording.writer.stop()

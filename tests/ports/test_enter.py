@@ -5,19 +5,22 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import uvloop
-from throwaway import Namespace, elsewhere, eventually, ip, namespace, open_descriptors
+from throwaway import DEADLINE_S, Namespace, elsewhere, eventually, ip, namespace, open_descriptors
 
 from vswitch.container import namespaces
 from vswitch.control.model import NamespaceOrigin, Refused
-from vswitch.ports import enter, inside, keeper
+from vswitch.ports import enter, inside, keeper, messages
 from vswitch.ports.enter import AttachHelper, InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
+from vswitch.ports.messages import Answer, Parcel
 from vswitch.ports.tap import release_tap
 
 pytestmark = pytest.mark.root
@@ -44,6 +47,14 @@ def run(request):
         runner.get_loop().set_exception_handler(lambda loop, context: problems.append(context))
         yield runner.run
     assert problems == []
+
+
+async def until(probe: Callable[[], bool], what: str) -> None:
+    """`eventually`, while the event loop goes on."""
+    give_up_at = time.monotonic() + DEADLINE_S
+    while not probe():
+        assert time.monotonic() < give_up_at, f"never happened: {what}"
+        await asyncio.sleep(0.001)
 
 
 def let_go(fd: int) -> None:
@@ -253,12 +264,13 @@ def test_no_descriptor_stays_open_anywhere(helper, run, netns):
         for tap in await asyncio.gather(*(helper.attach(netns.fd, None, FLEETING) for _ in range(12))):
             os.close(tap.fd)
 
-    run(crowd())
     run(all_sorts())
+    run(crowd())
     eventually(lambda: len(process_ids(helper)) == 1 + keeper.IDLE_WORKERS, "superfluous workers have ended")
     before = steady_descriptors_of(helper)
     run(all_sorts())
-    eventually(lambda: descriptors_of(helper) == before, "as many open descriptors as before")
+    run(crowd())
+    assert steady_descriptors_of(helper) == before
 
 
 def test_the_helper_inherits_nothing_but_its_channel(tmp_path):
@@ -451,6 +463,7 @@ def hang(netns_fd, userns_fd, plan):
 
 def hang_if_told(netns_fd, userns_fd, plan):
     if plan.name == "hang":
+        inside.enter(netns_fd, userns_fd)
         signal.pause()
     return inside_attach(netns_fd, userns_fd, plan)
 
@@ -474,8 +487,7 @@ def test_a_request_that_hangs_is_ended_and_holds_up_nobody(run, netns, monkeypat
         return tap
 
     os.close(run(scenario()).fd)
-    eventually(lambda: len(process_ids(helper)) <= 1 + keeper.IDLE_WORKERS, "the hanging worker was killed")
-    eventually(lambda: homes(helper) == home(), "nobody is in the namespace")
+    eventually(lambda: homes(helper) == home(), "the hanging worker is in the namespace no more")
     helper.close()
 
 
@@ -501,11 +513,14 @@ def test_a_keeper_that_hangs_is_not_awaited_for_ever(run, netns, monkeypatch):
     with pytest.raises(Refused, match=r"did not answer within 0\.2 s"):
         run(helper.attach(netns.fd, None, PLAN))
     os.kill(helper._pid, signal.SIGCONT)
-    eventually(lambda: netns.interfaces() == ["lo", "eth0"] or netns.interfaces() == ["lo"], "it goes on")
     monkeypatch.setattr(enter, "ANSWER_TIMEOUT_S", 10.0)
-    tap = run(helper.attach(netns.fd, None, InterfacePlan(name="mine", mac=MAC)))
-    eventually(lambda: "eth0" not in netns.interfaces(), "the late TAP was not kept")
-    let_go(tap.fd)
+
+    async def afterwards():
+        tap = await helper.attach(netns.fd, None, InterfacePlan(name="mine", mac=MAC))
+        await until(lambda: netns.interfaces() == ["lo", "mine"], "the late TAP came and was not kept")
+        let_go(tap.fd)
+
+    run(afterwards())
     helper.close()
 
 
@@ -550,10 +565,7 @@ def test_a_cancelled_request_leaves_no_interface(helper, run, netns):
                 let_go(fd)
             tap = await helper.attach(netns.fd, None, InterfacePlan(name=f"after{turns}", mac=MAC))
             let_go(tap.fd)
-            give_up_at = time.monotonic() + 10
-            while netns.interfaces() != ["lo"]:
-                assert time.monotonic() < give_up_at, netns.interfaces()
-                await asyncio.sleep(0.001)
+            await until(lambda: netns.interfaces() == ["lo"], "the cancelled one's interface went")
 
     run(many())
 
@@ -562,10 +574,7 @@ def test_a_helper_that_was_killed_is_replaced(helper, run, netns):
     async def scenario():
         first = await helper.attach(netns.fd, None, FLEETING)
         os.kill(helper._pid, signal.SIGKILL)
-        give_up_at = time.monotonic() + 10
-        while helper._alive:
-            assert time.monotonic() < give_up_at
-            await asyncio.sleep(0.001)
+        await until(lambda: not helper._alive, "its end was noticed")
         second = await helper.attach(netns.fd, None, InterfacePlan(name="second", mac=MAC))
         return first, second
 
@@ -654,5 +663,137 @@ def test_requests_that_find_the_channel_full_wait(helper, run, netns, monkeypatc
         os.close(tap.fd)
 
 
-def test_not_permitted_is_a_refusal_of_its_own():
-    assert issubclass(NotPermitted, Refused)
+# ---- against a helper that the test plays
+
+
+@pytest.fixture
+def played():
+    """(the switch's side, the channel's other end)."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    process = subprocess.Popen(["sleep", "infinity"])
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    helper = AttachHelper(ours, process.pid)
+    yield helper, theirs
+    process.kill()
+    helper.close()
+    theirs.close()
+
+
+class Pipe:
+    """Its reading end is given away; `given_up` once nobody has it any more."""
+
+    def __init__(self):
+        self.out, self.into = os.pipe()
+
+    def send(self, channel: socket.socket, request_id: int) -> None:
+        socket.send_fds(channel, [messages.encode(Parcel(request_id))], [self.out])
+        os.close(self.out)
+
+    def given_up(self) -> bool:
+        try:
+            os.write(self.into, b"?")
+        except BrokenPipeError:
+            os.close(self.into)
+            return True
+        return False
+
+
+async def request_from(channel: socket.socket) -> messages.Request:
+    while True:
+        with contextlib.suppress(BlockingIOError):
+            body, fds = messages.receive(channel)
+            for fd in fds:
+                os.close(fd)
+            return messages.decode_request(body)
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("ending", ["cancelled", "late", "refused", "lost"])
+def test_a_descriptor_that_came_ahead_is_closed_however_the_request_ends(run, played, monkeypatch, ending):
+    helper, channel = played
+    monkeypatch.setattr(enter, "ANSWER_TIMEOUT_S", 0.2 if ending == "late" else 10.0)
+    pipe = Pipe()
+
+    async def scenario():
+        task = asyncio.create_task(helper.attach(0, None, PLAN))
+        request = await request_from(channel)
+        pipe.send(channel, request.id)
+        await until(lambda: helper._pending[request.id].fds, "the descriptor came")
+        if ending == "cancelled":
+            task.cancel()
+        elif ending == "refused":
+            channel.send(messages.encode(Answer(request.id, fault="other", message="no")))
+        elif ending == "lost":
+            os.kill(helper._pid, signal.SIGKILL)
+            channel.close()
+        with pytest.raises(asyncio.CancelledError if ending == "cancelled" else Refused):
+            await task
+
+    run(scenario())
+    assert pipe.given_up()
+
+
+def test_descriptors_for_nobody_are_closed(run, played):
+    helper, channel = played
+    unknown, late = Pipe(), Pipe()
+
+    async def scenario():
+        task = asyncio.create_task(helper.remove("eth0", netns_fd=0))
+        request = await request_from(channel)
+        unknown.send(channel, request.id + 100)
+        channel.send(messages.encode(Answer(request.id)))
+        late.send(channel, request.id)
+        await task
+        await until(unknown.given_up, "it was closed")
+        await until(late.given_up, "that too")
+
+    run(scenario())
+
+
+def test_a_tap_whose_interface_vanishes_on_the_way_is_refused(run, played):
+    helper, channel = played
+    pipe = Pipe()  # TUNSETPERSIST fails on it, as on a TAP whose interface is gone
+
+    async def scenario():
+        task = asyncio.create_task(helper.attach(0, None, PLAN))
+        request = await request_from(channel)
+        pipe.send(channel, request.id)
+        channel.send(messages.encode(Answer(request.id, "eth0", True, 7)))
+        with pytest.raises(Refused, match="eth0 was deleted by someone"):
+            await task
+
+    run(scenario())
+    assert pipe.given_up()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("namespace_gone", NamespaceGone),
+        ("interface_gone", InterfaceGone),
+        ("not_permitted", NotPermitted),
+        ("other", Refused),
+    ],
+)
+def test_each_kind_of_refusal_arrives_as_what_it_was(run, played, fault, kind):
+    helper, channel = played
+
+    async def scenario():
+        task = asyncio.create_task(helper.reattach(NamespaceOrigin(pid=1), NAMED))
+        request = await request_from(channel)
+        channel.send(messages.encode(Answer(request.id, fault=fault, message="a reason", status=418)))
+        with pytest.raises(Refused) as caught:
+            await task
+        return caught.value
+
+    refusal = run(scenario())
+    assert (type(refusal), str(refusal), refusal.status) == (kind, "a reason", 418)
+
+
+def test_a_descriptor_that_is_not_open_is_refused_and_the_helper_lives_on(helper, run, netns):
+    with pytest.raises(Refused, match="Bad file descriptor"):
+        run(helper.attach(9999, None, PLAN))
+    pid = helper._pid
+    os.close(run(helper.attach(netns.fd, None, FLEETING)).fd)
+    assert helper._pid == pid

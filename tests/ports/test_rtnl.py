@@ -14,9 +14,9 @@ from vswitch.ports.rtnl import NetlinkRefused, Rtnl, parse_acknowledgement
 
 def body(change: rtnl.Change) -> str:
     """The message without its nlmsghdr, in hexadecimal."""
-    change.message["header"] = {"type": change.type, "flags": change.flags, "sequence_number": 1, "pid": 0}
-    change.message.encode()
-    return change.message.data[16:].hex()
+    data = rtnl.encoded(change, 7)
+    assert struct.unpack_from("=IHHII", data) == (len(data), change.type, change.flags | 0x5, 7, 0)
+    return data[16:].hex()
 
 
 def ifinfomsg(index: int, flags: int = 0) -> str:

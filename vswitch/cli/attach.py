@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch attach` and `detach`: a namespace that somebody else made joins networks.
 
-The namespace is opened here, with the caller's rights, and goes to the switch as a descriptor: the switch never opens on our
-word what we may not open ourselves.
+The namespace is opened here, with the caller's rights, and goes to the switch as a descriptor: the switch
+never opens on our word what we may not open ourselves.
 """
+
 from __future__ import annotations
 
 import os
@@ -27,13 +28,25 @@ if TYPE_CHECKING:
 @attachment_options
 @repeated("--label", "-l", "labels", metavar="K=V", help="A note on the container; repeatable.")
 def attach_command(
-    client: Client, netns: str | None, pid: int | None, name: str | None, networks: tuple[str, ...], ip: str | None,
-    ip6: str | None, mac_address: str | None, aliases: tuple[str, ...], labels: tuple[str, ...],
+    client: Client,
+    netns: str | None,
+    pid: int | None,
+    name: str | None,
+    networks: tuple[str, ...],
+    ip: str | None,
+    ip6: str | None,
+    mac_address: str | None,
+    aliases: tuple[str, ...],
+    labels: tuple[str, ...],
 ) -> None:
     """Attach an existing network namespace; prints the container's id."""
     if (netns is None) == (pid is None):
         raise click.UsageError("say which namespace: either --netns or --pid")
-    spec = {"name": name, "networks": attachments(networks, ip, ip6, mac_address, aliases), "labels": pairs("--label", labels)}
+    spec = {
+        "name": name,
+        "networks": attachments(networks, ip, ip6, mac_address, aliases),
+        "labels": pairs("--label", labels),
+    }
     with as_client_errors():
         print(_attach(client, spec, netns, pid)["container"]["id"])
 
@@ -52,7 +65,9 @@ def _attach(client: Client, spec: dict[str, Any], netns: str | None, pid: int | 
         what, origin = path, namespaces.origin(netns_fd, path=path)
     try:
         namespaces.refuse_own(netns_fd, what)
-        return client.post("/v1/containers", {"spec": spec, **hand_over(client, origin, netns_fd, userns_fd, pidfd)})
+        return client.post(
+            "/v1/containers", {"spec": spec, **hand_over(client, origin, netns_fd, userns_fd, pidfd)}
+        )
     finally:
         for fd in (netns_fd, userns_fd, pidfd):
             if fd is not None:
@@ -65,7 +80,12 @@ def hand_over(
     """Send a namespace ahead; what the request then says of it."""
     token = sent_ahead(client, [fd for fd in (netns_fd, userns_fd, pidfd) if fd is not None])
     place = {name: getattr(origin, name) for name in origin.__struct_fields__}
-    return {"origin": place, "token": token, "has_userns": userns_fd is not None, "has_pidfd": pidfd is not None}
+    return {
+        "origin": place,
+        "token": token,
+        "has_userns": userns_fd is not None,
+        "has_pidfd": pidfd is not None,
+    }
 
 
 def sent_ahead(client: Client, fds: list[int]) -> str:

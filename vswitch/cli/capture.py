@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch capture`: the switch writes pcapng into a file or pipe of ours."""
+
 from __future__ import annotations
 
 import os
@@ -21,8 +22,14 @@ SNAPLEN = 262144
 @repeated("--network", "networks", metavar="N", help="Only this network's ports; repeatable.")
 @repeated("--container", "containers", metavar="C", help="Only this container's ports; repeatable.")
 @click.option("-w", "--write", "target", metavar="FILE|-", help="Where to: a file, or - for stdout.")
-@click.option("--snaplen", type=click.IntRange(14, SNAPLEN), default=SNAPLEN, show_default=True, metavar="N",
-              help="Keep the first N bytes of each frame.")
+@click.option(
+    "--snaplen",
+    type=click.IntRange(14, SNAPLEN),
+    default=SNAPLEN,
+    show_default=True,
+    metavar="N",
+    help="Keep the first N bytes of each frame.",
+)
 def capture_command(
     client: Client, networks: tuple[str, ...], containers: tuple[str, ...], target: str | None, snaplen: int
 ) -> None:
@@ -33,7 +40,12 @@ def capture_command(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with as_client_errors():
         fd = _open(target)
-        spec = {"networks": networks, "containers": containers, "snaplen": snaplen, "token": sent_ahead(client, [fd])}
+        spec = {
+            "networks": networks,
+            "containers": containers,
+            "snaplen": snaplen,
+            "token": sent_ahead(client, [fd]),
+        }
         os.close(fd)
         last = _follow(client, spec)
     if last is not None:

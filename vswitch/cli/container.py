@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch ps`, `inspect`, `stop`, `rm`, `logs`: containers that are there already."""
+
 from __future__ import annotations
 
 import sys
@@ -38,8 +39,13 @@ def _row(container: dict[str, Any]) -> tuple[Any, ...]:
     networks = container["networks"]
     addresses = [address.partition("/")[0] for n in networks for address in (n["ipv4"], n["ipv6"]) if address]
     return (
-        short(container["id"]), _what_runs(container), ago(container["created"]), _status(container),
-        [n["name"] for n in networks], addresses, container["name"],
+        short(container["id"]),
+        _what_runs(container),
+        ago(container["created"]),
+        _status(container),
+        [n["name"] for n in networks],
+        addresses,
+        container["name"],
     )
 
 
@@ -47,7 +53,7 @@ def _what_runs(container: dict[str, Any]) -> str:
     """The command in quotes, as Docker shows it; for a namespace of others its pid or path."""
     if container["command"]:
         text = " ".join(container["command"])
-        return f'"{text[:COMMAND_WIDTH - 1]}…"' if len(text) > COMMAND_WIDTH else f'"{text}"'
+        return f'"{text[: COMMAND_WIDTH - 1]}…"' if len(text) > COMMAND_WIDTH else f'"{text}"'
     return f"pid {container['pid']}" if container["pid"] else container["netns"] or "-"
 
 
@@ -60,7 +66,10 @@ def _status(container: dict[str, Any]) -> str:
 def _say_remedies(containers: list[dict[str, Any]]) -> None:
     for container in containers:
         if container["remedy"]:
-            print(f"vswitch: {container['name']} is {container['state']}: {container['remedy']}", file=sys.stderr)
+            print(
+                f"vswitch: {container['name']} is {container['state']}: {container['remedy']}",
+                file=sys.stderr,
+            )
 
 
 @client_command("inspect")
@@ -75,12 +84,24 @@ def inspect_command(client: Client, names: tuple[str, ...], as_json: bool) -> in
 
 @client_command("stop")
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@click.option("-t", "--time", "timeout_s", type=click.FloatRange(0, 3600), default=STOP_TIMEOUT_S, show_default=True,
-              metavar="S", help="Seconds between SIGTERM and SIGKILL.")
+@click.option(
+    "-t",
+    "--time",
+    "timeout_s",
+    type=click.FloatRange(0, 3600),
+    default=STOP_TIMEOUT_S,
+    show_default=True,
+    metavar="S",
+    help="Seconds between SIGTERM and SIGKILL.",
+)
 def stop_command(client: Client, names: tuple[str, ...], timeout_s: float) -> int:
     """Stop containers; each keeps its name and addresses until it is removed."""
-    return each_named(names, lambda name: client.request(
-        "POST", f"/v1/containers/{segment(name)}/stop", {"timeout": timeout_s}, {}, wait_s=timeout_s))
+    return each_named(
+        names,
+        lambda name: client.request(
+            "POST", f"/v1/containers/{segment(name)}/stop", {"timeout": timeout_s}, {}, wait_s=timeout_s
+        ),
+    )
 
 
 @client_command("rm")

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request for each of several names: a name that is refused does not keep the others from being served."""
+"""One request for each of several names.
+
+A name that is refused does not keep the others from being served.
+"""
+
 from __future__ import annotations
 
 import sys
@@ -10,7 +14,10 @@ from vswitch.control.api.client import ClientError, NoSwitch
 
 
 def each(names: Iterable[str], request: Callable[[str], Any]) -> tuple[list[Any], int]:
-    """What `request` answered for the names that were granted, and the exit status; refusals are said at once."""
+    """What `request` answered for the names that were granted, and the exit status.
+
+    Refusals are said at once.
+    """
     answers, status = [], 0
     for name in names:
         try:

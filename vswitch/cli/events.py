@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch events`: what happens in the switch, as it happens."""
+
 from __future__ import annotations
 
 import json
@@ -20,6 +21,12 @@ def events_command(client: Client, as_json: bool) -> None:
 
 def _line(event: dict[str, Any]) -> str:
     """`2026-01-02T03:04:05Z container running 0123456789ab web (network=blue)`"""
-    words = [event["time"], event["type"], event["action"], short(event.get("id") or ""), event.get("name") or ""]
+    words = [
+        event["time"],
+        event["type"],
+        event["action"],
+        short(event.get("id") or ""),
+        event.get("name") or "",
+    ]
     attributes = ", ".join(f"{name}={value}" for name, value in (event.get("attributes") or {}).items())
     return printable(" ".join(word for word in [*words, f"({attributes})" if attributes else ""] if word))

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vswitch` program: finds the command's module, and turns whatever goes wrong into one line and an exit status.
+"""The `vswitch` program: finds the command's module; whatever goes wrong is one line and an exit status.
 
     0  done                      1  refused or failed             2  wrong usage
-    125, 126, 127  of `run` and `exec`: vswitch itself failed, the program can't be run, can't be found (else the program's own)
+    125, 126, 127  of `run` and `exec`: vswitch itself failed, the program can't be run, can't be found;
+                   else the program's own
     130  ctrl-C                  141  whoever read our output went away
 
 Modules are imported when their command is used: the whole program must start in a fraction of 0.2 s.
 """
+
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -22,13 +25,25 @@ from vswitch.control.api.client import ClientError
 from vswitch.control.api.places import socket_path
 
 PLACES = {
-    "run": "run", "exec": "run", "start": "run",
-    "attach": "attach", "detach": "attach",
-    "ps": "container", "inspect": "container", "stop": "container", "rm": "container", "logs": "container",
+    "run": "run",
+    "exec": "run",
+    "start": "run",
+    "attach": "attach",
+    "detach": "attach",
+    "ps": "container",
+    "inspect": "container",
+    "stop": "container",
+    "rm": "container",
+    "logs": "container",
     "network": "network",
-    "fdb": "tables", "neigh": "tables", "lease": "tables",
-    "stats": "stats", "drops": "stats",
-    "capture": "capture", "events": "events", "version": "version",
+    "fdb": "tables",
+    "neigh": "tables",
+    "lease": "tables",
+    "stats": "stats",
+    "drops": "stats",
+    "capture": "capture",
+    "events": "events",
+    "version": "version",
 }
 COMPLETION = "_VSWITCH_COMPLETE"  # set by shells: eval "$(_VSWITCH_COMPLETE=bash_source vswitch)"
 CTRL_C = 128 + signal.SIGINT
@@ -57,9 +72,19 @@ def program(ctx: click.Context, socket: str | None) -> None:
     ctx.obj = socket or socket_path()
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """The entry point: never returns."""
-    sys.exit(status_of(arguments))
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """The entry point.
+
+    Ends without the interpreter's own tidying: that takes a tenth of the time and frees nothing.
+    """
+    if sys.stdout is None or sys.stderr is None:  # closed by whoever started us
+        nowhere = open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
+        sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
+    status = status_of(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
+    os._exit(status)
 
 
 def status_of(arguments: list[str] | None = None) -> int:
@@ -68,7 +93,6 @@ def status_of(arguments: list[str] | None = None) -> int:
         result = _invoke(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
     except BrokenPipeError:
-        _discard_output()
         return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return CTRL_C
@@ -79,12 +103,16 @@ def status_of(arguments: list[str] | None = None) -> int:
     except ClientError as problem:
         return _fail(str(problem), 1)
     except OSError as problem:
-        return _fail(str(problem.strerror or problem) + (f": {problem.filename}" if problem.filename else ""), 1)
+        where = f": {problem.filename}" if problem.filename else ""
+        return _fail(f"{problem.strerror or problem}{where}", 1)
     return result if isinstance(result, int) else 0
 
 
 def _invoke(arguments: list[str]) -> Any:
-    """What the command returns, or the status that click asks for (0 after --help). Click's own main() is noisy about ctrl-C."""
+    """What the command returns, or the status that click asks for (0 after --help).
+
+    Click's own main() is noisy about ctrl-C.
+    """
     if COMPLETION in os.environ:
         return program.main(arguments, prog_name="vswitch", standalone_mode=False)
     try:
@@ -106,11 +134,6 @@ def _usage(problem: click.UsageError) -> str:
     path = problem.ctx.command_path if problem.ctx else "vswitch"
     message = problem.format_message().rstrip(".")
     return f"{message[:1].lower()}{message[1:]}: see {path} --help"
-
-
-def _discard_output() -> None:
-    """Nobody reads stdout any more: point it nowhere, so that the interpreter's last flush is silent too."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

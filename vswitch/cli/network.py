@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch network …`: the segments that containers join."""
+
 from __future__ import annotations
 
 import sys
@@ -20,14 +21,29 @@ def network_command() -> None:
 
 @client_command("create")
 @click.argument("name")
-@click.option("--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment.")
-@repeated("--subnet", "subnets", metavar="CIDR", help="Addresses of the network; a free subnet is chosen if left out.")
-@repeated("--gateway", "gateways", metavar="IP", help="The gateway's address in its subnet (default: the first).")
-@repeated("--ip-range", "ranges", metavar="CIDR", help="Give out addresses from this part of the subnet only.")
-@repeated("--aux-address", "aux_addresses", metavar="NAME=IP", help="Never give out this address; repeatable.")
+@click.option(
+    "--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment."
+)
+@repeated(
+    "--subnet",
+    "subnets",
+    metavar="CIDR",
+    help="Addresses of the network; a free subnet is chosen if left out.",
+)
+@repeated(
+    "--gateway", "gateways", metavar="IP", help="The gateway's address in its subnet (default: the first)."
+)
+@repeated(
+    "--ip-range", "ranges", metavar="CIDR", help="Give out addresses from this part of the subnet only."
+)
+@repeated(
+    "--aux-address", "aux_addresses", metavar="NAME=IP", help="Never give out this address; repeatable."
+)
 @click.option("--internal", is_flag=True, help="No way out of the network.")
 @click.option("--ipv6/--no-ipv6", default=False, help="IPv6 too.")
-@click.option("--mtu", type=int, default=1500, show_default=True, metavar="N", help="Largest packet in bytes.")
+@click.option(
+    "--mtu", type=int, default=1500, show_default=True, metavar="N", help="Largest packet in bytes."
+)
 @repeated("--label", "labels", metavar="K=V", help="A note on the network; repeatable.")
 @repeated("--opt", "-o", "options", metavar="K=V", help="An option of the driver; repeatable.")
 def create(client: Client, name: str, **words: Any) -> None:
@@ -35,20 +51,38 @@ def create(client: Client, name: str, **words: Any) -> None:
     print(client.post("/v1/networks", _spec(name, **words))["id"])
 
 
-def _spec(name: str, *, subnets: tuple[str, ...], gateways: tuple[str, ...], ranges: tuple[str, ...],
-          aux_addresses: tuple[str, ...], labels: tuple[str, ...], options: tuple[str, ...], **plain: Any) -> dict[str, Any]:
-    """The NetworkSpec of the words: every gateway, range and reserved address goes to the subnet that holds it."""
+def _spec(
+    name: str,
+    *,
+    subnets: tuple[str, ...],
+    gateways: tuple[str, ...],
+    ranges: tuple[str, ...],
+    aux_addresses: tuple[str, ...],
+    labels: tuple[str, ...],
+    options: tuple[str, ...],
+    **plain: Any,
+) -> dict[str, Any]:
+    """The NetworkSpec of the words.
+
+    Every gateway, range and reserved address goes to the subnet that holds it.
+    """
     return {
         "name": name,
-        "subnets": _subnets(subnets, gateways, ranges, strict_pairs("--aux-address", aux_addresses, "NAME=IP")),
+        "subnets": _subnets(
+            subnets, gateways, ranges, strict_pairs("--aux-address", aux_addresses, "NAME=IP")
+        ),
         "labels": pairs("--label", labels),
         "options": strict_pairs("--opt", options, "KEY=VALUE"),
         **plain,
     }
 
 
-def _subnets(subnets: tuple[str, ...], gateways: tuple[str, ...], ranges: tuple[str, ...],
-             aux_addresses: dict[str, str]) -> list[dict[str, Any]]:
+def _subnets(
+    subnets: tuple[str, ...],
+    gateways: tuple[str, ...],
+    ranges: tuple[str, ...],
+    aux_addresses: dict[str, str],
+) -> list[dict[str, Any]]:
     from ipaddress import ip_interface, ip_network
 
     specs: list[dict[str, Any]] = [{"subnet": subnet} for subnet in subnets]
@@ -62,12 +96,16 @@ def _subnets(subnets: tuple[str, ...], gateways: tuple[str, ...], ranges: tuple[
                     return spec
         except ValueError as problem:
             raise click.UsageError(f"{option} {text}: {problem}") from None
-        raise click.UsageError(f"{option} {text} lies in no --subnet that is given: give the --subnet that holds it")
+        raise click.UsageError(
+            f"{option} {text} lies in no --subnet that is given: give the --subnet that holds it"
+        )
 
     for option, field, texts in (("--gateway", "gateway", gateways), ("--ip-range", "ip_range", ranges)):
         for text in texts:
-            if holder(option, text).setdefault(field, text) is not text:
-                raise click.UsageError(f"{option} is given twice for subnet {holder(option, text)['subnet']}")
+            spec = holder(option, text)
+            if field in spec:
+                raise click.UsageError(f"{option} is given twice for subnet {spec['subnet']}")
+            spec[field] = text
     for name, address in aux_addresses.items():
         holder("--aux-address", address).setdefault("aux_addresses", {})[name] = address
     return specs

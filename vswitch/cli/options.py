@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words that several commands take, and how they are read."""
+
 from __future__ import annotations
 
 import os
@@ -23,7 +24,9 @@ def client_command(*names: Any, **settings: Any) -> Callable:
 
         invoke.__doc__ = function.__doc__
         invoke.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-        with_socket = click.option("--socket", metavar="PATH", help="The switch's socket (or VSWITCH_SOCKET).")(invoke)
+        with_socket = click.option(
+            "--socket", metavar="PATH", help="The switch's socket (or VSWITCH_SOCKET)."
+        )(invoke)
         return click.command(*names, **settings)(with_socket)
 
     return decorate
@@ -40,14 +43,20 @@ def repeated(*names: str, **settings: Any) -> Callable:
 
 def attachment_options(function: Callable) -> Callable:
     """What says which networks are joined, and how."""
-    for option in reversed((
-        repeated("--network", "networks", metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N…]",
-                 help="Join this network instead of the default one; repeatable."),
-        click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network."),
-        click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network."),
-        click.option("--mac-address", metavar="MAC", help="MAC address on the network."),
-        repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable."),
-    )):
+    for option in reversed(
+        (
+            repeated(
+                "--network",
+                "networks",
+                metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N…]",
+                help="Join this network instead of the default one; repeatable.",
+            ),
+            click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network."),
+            click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network."),
+            click.option("--mac-address", metavar="MAC", help="MAC address on the network."),
+            repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable."),
+        )
+    ):
         function = option(function)
     return function
 
@@ -55,17 +64,24 @@ def attachment_options(function: Callable) -> Callable:
 def attachments(
     networks: Iterable[str], ip: str | None, ip6: str | None, mac_address: str | None, aliases: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """The attachments that `attachment_options` describe; --ip and the like belong to the only network there is."""
+    """The attachments that `attachment_options` describe.
+
+    --ip and the like belong to the only network there is.
+    """
     joined = [_attachment(text) for text in networks] or [{"network": "default", "aliases": []}]
     single = {"ip": ip, "ip6": ip6, "mac_address": mac_address}
     given = [name for name, value in single.items() if value is not None] + (["alias"] if aliases else [])
     if given and len(joined) > 1:
         option = given[0].replace("_", "-")
-        raise click.UsageError(f"--{option} with several networks: say which one with --network NET,{option}=…")
+        raise click.UsageError(
+            f"--{option} with several networks: say which one with --network NET,{option}=…"
+        )
     for name, value in single.items():
         if value is not None:
             if joined[0].get(name) is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} is given twice for network {joined[0]['network']}")
+                raise click.UsageError(
+                    f"--{name.replace('_', '-')} is given twice for network {joined[0]['network']}"
+                )
             joined[0][name] = value
     joined[0]["aliases"].extend(aliases)
     return joined
@@ -85,7 +101,9 @@ def _attachment(text: str) -> dict[str, Any]:
             continue
         field = "network" if key == "name" else ATTACHMENT_KEYS.get(key)
         if field is None:
-            raise click.UsageError(f"--network {text}: {key!r} is none of name, {', '.join(ATTACHMENT_KEYS)}, alias")
+            raise click.UsageError(
+                f"--network {text}: {key!r} is none of name, {', '.join(ATTACHMENT_KEYS)}, alias"
+            )
         if field in attachment:
             raise click.UsageError(f"--network {text}: {key} is given twice")
         attachment[field] = value
@@ -119,7 +137,10 @@ def strict_pairs(option: str, words: Iterable[str], shape: str) -> dict[str, str
 
 
 def environment(words: Iterable[str]) -> dict[str, str]:
-    """`-e K=V…` as a dict; a bare K is taken from our own environment, and left out where it is not set there."""
+    """`-e K=V…` as a dict.
+
+    A bare K is taken from our own environment, and left out where it is not set there.
+    """
     result = {}
     for word in words:
         key, equals, value = word.partition("=")

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How answers look: one JSON document, or a table (aligned columns; on a terminal drawn by rich, which folds what is too long).
+"""How answers look: one JSON document, or a table (aligned columns; on a terminal drawn by rich, which folds
+what is too long).
 
-Much of what is shown was chosen by others (a lease's host name comes from inside a container), so control characters never
-reach the terminal raw.
+Much of what is shown was chosen by others (a lease's host name comes from inside a container), so control
+characters never reach the terminal raw.
 """
+
 from __future__ import annotations
 
 import datetime
@@ -41,7 +43,9 @@ def _cell(value: Any) -> str:
 
 def _numeric_columns(headings: Sequence[str], cells: list[list[str]]) -> list[bool]:
     columns = zip(*cells, strict=True) if cells else [()] * len(headings)
-    return [{"-"} < set(column) | {"-"} and all(c == "-" or c.isdecimal() for c in column) for column in columns]
+    return [
+        {"-"} < set(column) | {"-"} and all(c == "-" or c.isdecimal() for c in column) for column in columns
+    ]
 
 
 def _align(headings: Sequence[str], cells: list[list[str]], numeric: list[bool]) -> None:

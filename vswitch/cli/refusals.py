@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What our own hands could not do (open a namespace, make a container), said like what the switch refuses."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch run`, `start`, `exec`: programs in namespaces that vswitch makes.
 
-The namespaces are made here, by this process, with the caller's rights; the switch gets descriptors, answers with addresses and the
-files for /etc, and only then the program begins. Whatever fails on the way leaves nothing behind: leaving `prepare` ends the
-namespaces, and the container is taken out of the switch.
+The namespaces are made here, by this process, with the caller's rights; the switch gets descriptors, answers
+with addresses and the files for /etc, and only then the program begins. Whatever fails on the way leaves
+nothing behind: leaving `prepare` ends the namespaces, and the container is taken out of the switch.
 """
+
 from __future__ import annotations
 
 import os
@@ -21,14 +22,25 @@ from vswitch.cli.refusals import as_client_errors, failing_with
 from vswitch.control.api.client import Client, ClientError, segment
 
 FAILED = 125  # vswitch itself failed; 126 and 127 are the program's: can't be run, can't be found
-OF_SERVICE_MANAGERS = ("NOTIFY_SOCKET", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID", "WATCHDOG_USEC")
+OF_SERVICE_MANAGERS = (
+    "NOTIFY_SOCKET",
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+)
 PROGRAM = {"allow_interspersed_args": False}
 
 
 def program_options(function: Callable) -> Callable:
     """How a program is run, with `run` and `exec` alike."""
-    function = click.option("-w", "--workdir", metavar="DIR", help="Run the program in this folder.")(function)
-    return repeated("-e", "--env", "variables", metavar="K[=V]", help="Set a variable; without =V, as it is here.")(function)
+    function = click.option("-w", "--workdir", metavar="DIR", help="Run the program in this folder.")(
+        function
+    )
+    return repeated(
+        "-e", "--env", "variables", metavar="K[=V]", help="Set a variable; without =V, as it is here."
+    )(function)
 
 
 @client_command("run", context_settings=PROGRAM)
@@ -39,20 +51,27 @@ def program_options(function: Callable) -> Callable:
 @repeated("--dns-search", metavar="D", help="A search domain for resolv.conf; repeatable.")
 @repeated("--dns-option", "dns_options", metavar="O", help="An option for resolv.conf; repeatable.")
 @repeated("--add-host", "extra_hosts", metavar="H:A", help="A line for /etc/hosts; repeatable.")
-@click.option("-d", "--detach", "detached", is_flag=True, help="In the background; its output goes to `vswitch logs`.")
+@click.option(
+    "-d", "--detach", "detached", is_flag=True, help="In the background; its output goes to `vswitch logs`."
+)
 @program_options
 @repeated("--cap-add", metavar="CAP", help="Give the program a capability; repeatable.")
 @repeated("--cap-drop", metavar="CAP", help="Take a capability from it; repeatable.")
 @repeated("--label", "-l", "labels", metavar="K=V", help="A note on the container; repeatable.")
 @click.option("--standalone", is_flag=True, help="With a private switch, for this command's lifetime.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
-def run_command(client: Client, command: tuple[str, ...], detached: bool, standalone: bool, **words: Any) -> int:
+def run_command(
+    client: Client, command: tuple[str, ...], detached: bool, standalone: bool, **words: Any
+) -> int:
     """Run COMMAND in namespaces of its own, attached to networks.
 
-    Without -d the exit status is the program's own: 125 if vswitch failed, 126 if the program can't be run, 127 if there is none.
+    Without -d the exit status is the program's own: 125 if vswitch failed, 126 if the program can't be run,
+    127 if there is none.
     """
     if standalone and detached:
-        raise click.UsageError("--standalone ends with this command: leave out -d, or start a switch with vswitch-run")
+        raise click.UsageError(
+            "--standalone ends with this command: leave out -d, or start a switch with vswitch-run"
+        )
     spec = _spec(command=list(command), detached=detached, **words)
     with failing_with(FAILED), ExitStack() as until_end:
         if standalone:
@@ -60,12 +79,25 @@ def run_command(client: Client, command: tuple[str, ...], detached: bool, standa
 
             client = Client(until_end.enter_context(private_switch()))
         client.get("/v1/version")  # says how to start a switch, before anything is made
-        return _run(client, spec, lambda place: client.post("/v1/containers", {"spec": spec, **place}), _forgetting(client))
+        return _run(
+            client,
+            spec,
+            lambda place: client.post("/v1/containers", {"spec": spec, **place}),
+            _forgetting(client),
+        )
 
 
 def _spec(
-    *, networks: tuple[str, ...], ip: str | None, ip6: str | None, mac_address: str | None, aliases: tuple[str, ...],
-    variables: tuple[str, ...], workdir: str | None, labels: tuple[str, ...], **plain: Any,
+    *,
+    networks: tuple[str, ...],
+    ip: str | None,
+    ip6: str | None,
+    mac_address: str | None,
+    aliases: tuple[str, ...],
+    variables: tuple[str, ...],
+    workdir: str | None,
+    labels: tuple[str, ...],
+    **plain: Any,
 ) -> dict[str, Any]:
     """The ContainerSpec of the words; the folder is where we are, unless -w says another."""
     return {
@@ -78,13 +110,18 @@ def _spec(
 
 
 def _run(
-    client: Client, spec: dict[str, Any], register: Callable[[dict[str, Any]], dict[str, Any]], undo: Callable[[str], None],
+    client: Client,
+    spec: dict[str, Any],
+    register: Callable[[dict[str, Any]], dict[str, Any]],
+    undo: Callable[[str], None],
     called: str | None = None,
 ) -> int:
-    """Make the namespaces, register them, run the program: its exit status, or 0 for a detached one that runs.
+    """Make the namespaces, register them, run the program.
 
-    A detached one is told to the user, as `called` or by its id. `undo(id)` takes what was registered out of the switch
-    if the program does not come to run.
+    Returns its exit status, or 0 for a detached one that runs.
+
+    A detached one is told to the user, as `called` or by its id. `undo(id)` takes what was registered out of
+    the switch if the program does not come to run.
     """
     from vswitch.container import capabilities
     from vswitch.container.files import Files
@@ -100,8 +137,13 @@ def _run(
         container = attached["container"]
         try:
             status = prepared.go(
-                spec["command"], env=_inherited_environment() | spec["environment"], files=Files(**attached["files"]),
-                hostname=container["hostname"], workdir=spec["workdir"], capabilities=keep, tag=container["id"],
+                spec["command"],
+                env=_inherited_environment() | spec["environment"],
+                files=Files(**attached["files"]),
+                hostname=container["hostname"],
+                workdir=spec["workdir"],
+                capabilities=keep,
+                tag=container["id"],
                 log_path=attached["log_path"],
             )
         except BaseException:
@@ -140,14 +182,23 @@ def start_command(client: Client, names: tuple[str, ...]) -> int:
 
 
 def _start(client: Client, name: str) -> int:
-    """The container's program runs again: 0. If it cannot be run, that has been said, and the container is stopped as before."""
+    """The container's program runs again: 0.
+
+    If it cannot be run, that has been said, and the container is stopped as before.
+    """
     path = f"/v1/containers/{segment(name)}"
     spec = client.get(f"{path}/spec")
     if spec["command"] is None:
-        raise ClientError(f"container {name} was attached, not run: attach its namespace again with `vswitch attach`")
+        raise ClientError(
+            f"container {name} was attached, not run: attach its namespace again with `vswitch attach`"
+        )
     with as_client_errors():
         return _run(
-            client, spec | {"detached": True}, lambda place: client.post(f"{path}/start", place), lambda identity: None, name
+            client,
+            spec | {"detached": True},
+            lambda place: client.post(f"{path}/start", place),
+            lambda identity: None,
+            name,
         )
 
 
@@ -155,11 +206,13 @@ def _start(client: Client, name: str) -> int:
 @program_options
 @click.argument("name", metavar="CONTAINER")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
-def exec_command(client: Client, name: str, command: tuple[str, ...], variables: tuple[str, ...], workdir: str | None) -> int:
+def exec_command(
+    client: Client, name: str, command: tuple[str, ...], variables: tuple[str, ...], workdir: str | None
+) -> int:
     """Run another program in a container; the exit status is the program's, 125 if vswitch failed."""
-    command = command[command[0] == "--":]
+    command = command[command[0] == "--" :]
     if not command:
-        raise click.UsageError("missing argument 'COMMAND...'")
+        raise click.UsageError("missing argument '[--] COMMAND...'")
     with failing_with(FAILED):
         container = client.get(f"/v1/containers/{segment(name)}")
         if container["state"] != "running":
@@ -169,9 +222,16 @@ def exec_command(client: Client, name: str, command: tuple[str, ...], variables:
 
 
 def _exec(
-    container: dict[str, Any], spec: dict[str, Any], command: list[str], variables: dict[str, str], workdir: str | None
+    container: dict[str, Any],
+    spec: dict[str, Any],
+    command: list[str],
+    variables: dict[str, str],
+    workdir: str | None,
 ) -> int:
-    """In every namespace of a container that we made; in the network namespace only of one that was attached."""
+    """In every namespace of a container that we made.
+
+    In the network namespace only of one that was attached.
+    """
     from vswitch.container import capabilities
     from vswitch.container.join import exec_in
 
@@ -182,4 +242,6 @@ def _exec(
     own = {"HOSTNAME": container["hostname"]} | spec["environment"]
     keep = capabilities.wanted(spec["cap_add"], spec["cap_drop"])
     folder = workdir or spec["workdir"]
-    return exec_in(container["pid"], command, env=inherited | own | variables, workdir=folder, capabilities=keep)
+    return exec_in(
+        container["pid"], command, env=inherited | own | variables, workdir=folder, capabilities=keep
+    )

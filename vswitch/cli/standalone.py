@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch run --standalone`: a switch of our own, in a folder that is removed with it.
 
-It says READY on a notify socket (sd_notify(3)) in that folder, so nothing is polled; it is sent SIGTERM when we are done, and by the
-kernel when we die in any other way. What it had to say is shown only if it does not start.
+It says READY on a notify socket (sd_notify(3)) in that folder, so nothing is polled; it is sent SIGTERM when
+we are done, and by the kernel when we die in any other way. Its log is shown only if it does not start.
 """
+
 from __future__ import annotations
 
 import os
@@ -41,10 +42,24 @@ def _start(folder: str) -> subprocess.Popen:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, open(f"{folder}/log", "w+b") as log:
         notified.bind(f"{folder}/notify")
         switch = subprocess.Popen(
-            [sys.executable, "-P", "-m", "vswitch.daemon.main", "--socket", f"{folder}/vswitch.sock",
-             "--state-dir", f"{folder}/state", "--log-format", "text"],
-            env=_environment(f"{folder}/notify"), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True, preexec_fn=_die_with_parent,
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "vswitch.daemon.main",
+                "--socket",
+                f"{folder}/vswitch.sock",
+                "--state-dir",
+                f"{folder}/state",
+                "--log-format",
+                "text",
+            ],
+            env=_environment(f"{folder}/notify"),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         try:
             ready = _says_ready(notified, switch)

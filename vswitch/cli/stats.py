@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch stats` and `vswitch drops`: what crossed each port, and what died there and why."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -20,17 +21,29 @@ def stats_command(client: Client, network: str | None, container: str | None, as
     stats = client.get("/v1/stats", network=network, container=container)
     if as_json:
         return emit_json(stats)
-    emit_table(("NETWORK", "CONTAINER", "INTERFACE", "RX FRAMES", "RX", "TX FRAMES", "TX", "DROPS"), map(_row, stats["ports"]))
+    emit_table(
+        ("NETWORK", "CONTAINER", "INTERFACE", "RX FRAMES", "RX", "TX FRAMES", "TX", "DROPS"),
+        map(_row, stats["ports"]),
+    )
     print()
-    emit_table(("TABLE", "SIZE", "CAPACITY"), ((name, t["size"], t["capacity"]) for name, t in stats["tables"].items()))
-    print(f"\nup {stats['uptime']:.0f} s, {size(stats['resident_memory'])} resident, {stats['wakeups']} wake-ups")
+    emit_table(
+        ("TABLE", "SIZE", "CAPACITY"),
+        ((name, t["size"], t["capacity"]) for name, t in stats["tables"].items()),
+    )
+    memory = size(stats["resident_memory"])
+    print(f"\nup {stats['uptime']:.0f} s, {memory} resident, {stats['wakeups']} wake-ups")
     return None
 
 
 def _row(port: dict[str, Any]) -> tuple[Any, ...]:
     return (
-        port["network"], port["container"], port["interface"],
-        port["rx_frames"], size(port["rx_wire_bytes"]), port["tx_frames"], size(port["tx_wire_bytes"]),
+        port["network"],
+        port["container"],
+        port["interface"],
+        port["rx_frames"],
+        size(port["rx_wire_bytes"]),
+        port["tx_frames"],
+        size(port["tx_wire_bytes"]),
         sum(port["drops"].values()),
     )
 

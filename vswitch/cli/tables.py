@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch fdb`, `neigh`, `lease`: what the switch has learned, answers for, and has given out."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -56,10 +57,15 @@ def lease_command(client: Client, network: str | None, container: str | None, as
     rows = client.get("/v1/leases", network=network, container=container)
     if as_json:
         return emit_json(rows)
-    emit_table(("NETWORK", "ADDRESS", "MAC", "CLIENT ID", "HOSTNAME", "CONTAINER", "STATE", "EXPIRES IN"), map(_lease_row, rows))
+    emit_table(
+        ("NETWORK", "ADDRESS", "MAC", "CLIENT ID", "HOSTNAME", "CONTAINER", "STATE", "EXPIRES IN"),
+        map(_lease_row, rows),
+    )
     return None
 
 
 def _lease_row(row: dict[str, Any]) -> tuple[Any, ...]:
-    fields = [row[name] for name in ("network", "address", "mac", "client_id", "hostname", "container", "state")]
+    fields = [
+        row[name] for name in ("network", "address", "mac", "client_id", "hostname", "container", "state")
+    ]
     return (*fields, until(row["expires"]))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vswitch version`: this program's version and the switch's."""
+
 from __future__ import annotations
 
 import sys
@@ -25,8 +26,9 @@ def version_command(client: Client, as_json: bool) -> int:
     else:
         print(f"client  {ours['version']} (API {ours['api']})")
         if theirs is not None:
-            print(printable(f"switch  {theirs['version']} (API {theirs['api']}), pid {theirs['pid']}, uid {theirs['uid']}, "
-                            f"started {ago(theirs['started'])}, state in {theirs['state_dir']}"))
+            process = f"pid {theirs['pid']}, uid {theirs['uid']}, started {ago(theirs['started'])}"
+            place = f"state in {theirs['state_dir']}"
+            print(printable(f"switch  {theirs['version']} (API {theirs['api']}), {process}, {place}"))
     if problem is not None:
         print(f"vswitch: {problem}", file=sys.stderr)
     return 0 if theirs is not None else 1

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captures under way: which port each of them sees, and how each ends.
 
-A capture sees the ports that its client asked for: those of some networks, of some containers, or all. Ports come and go
-while it runs, so this is told of every port by control (PortObserver): described to the writers before the first frame, put into
-the dataplane's mask once the port is there, forgotten when it leaves.
+A capture sees the ports that its client asked for: those of some networks, of some containers, or all. Ports
+come and go while it runs, so this is told of every port by control (PortObserver): described to the writers
+before the first frame, put into the dataplane's mask once the port is there, forgotten when it leaves.
 
     start     descriptor → writer's thread → slot in the dataplane → masks of the ports that are there
-    ends      by stop, by its reader going away (the writer notices), or with the switch: dataplane first, then the writer
+    ends      by stop, by its reader going away (the writer notices), or with the switch:
+              out of the dataplane first, then the writer
 
 Limits: the dataplane has 8 slots; what does not fit is refused.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -17,7 +19,7 @@ import logging
 import secrets
 from typing import Any, NamedTuple
 
-from vswitch.control.api.routes import CaptureView
+from vswitch.control.api.messages import CaptureView
 from vswitch.control.inventory import Port
 from vswitch.control.model import Refused
 from vswitch.control.names import mac_bytes
@@ -54,7 +56,10 @@ class Session:
     def view(self) -> CaptureView:
         statistics = self.writer.statistics()
         return CaptureView(
-            id=self.id, written=statistics.written, written_bytes=statistics.written_bytes, dropped=statistics.dropped,
+            id=self.id,
+            written=statistics.written,
+            written_bytes=statistics.written_bytes,
+            dropped=statistics.dropped,
             trouble=statistics.trouble,
         )
 
@@ -92,8 +97,13 @@ class Captures:
     async def start_stream(
         self, fd: int, networks: frozenset[str], containers: frozenset[str], snaplen: int
     ) -> Reports:
-        """A capture of some ports (by ids; empty for all) into a client's descriptor, ours from now on. Refused."""
-        starting = asyncio.ensure_future(self._start(Stream(fd), "client", Wanted(networks, containers), snaplen))
+        """A capture of some ports (by ids; empty for all) into a client's descriptor, ours from now on.
+
+        Refused.
+        """
+        starting = asyncio.ensure_future(
+            self._start(Stream(fd), "client", Wanted(networks, containers), snaplen)
+        )
         try:
             return Reports(self, await asyncio.shield(starting))
         except asyncio.CancelledError:
@@ -128,7 +138,9 @@ class Captures:
             raise Refused(f"snaplen {snaplen} is out of range: {SNAPLEN_MIN} to {SNAPLEN_MAX} bytes")
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         writer = CaptureWriter(
-            output, label=label, snaplen=snaplen,
+            output,
+            label=label,
+            snaplen=snaplen,
             endpoints={port.index: describe(port) for port in self._present.values() if wanted.sees(port)},
             on_end=lambda reason: loop.call_soon_threadsafe(ended.set),
         )
@@ -203,7 +215,8 @@ class Reports:
 def describe(port: Port) -> Endpoint:
     """What a capture says of a port."""
     endpoint, network = port.endpoint, port.network
-    addresses = tuple(network.with_prefix(address) for address in (endpoint.ipv4, endpoint.ipv6) if address is not None)
+    addresses = tuple(
+        network.with_prefix(address) for address in (endpoint.ipv4, endpoint.ipv6) if address is not None
+    )
     name = f"{port.container.name}/{endpoint.interface}"
     return Endpoint(name, mac_bytes(endpoint.mac), addresses, f"network {network.name}")
-

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`vswitch-run --check`: would it start, and what does this machine offer? One line per finding; exit status 1 if something must be mended.
+"""`vswitch-run --check`: would it start, and what does this machine offer? One line per finding; exit status
+1 if something must be mended.
 
-What the kernel can do is not guessed from its version but tried, in a child with namespaces of its own: making them shows that
-`vswitch run` works for this user, and a TAP made there shows its offloads. Nothing of it is left.
+What the kernel can do is not guessed from its version but tried, in a child with namespaces of its own:
+making them shows that `vswitch run` works for this user, and a TAP made there shows its offloads. Nothing of
+it is left.
 """
+
 from __future__ import annotations
 
 import os
@@ -57,10 +60,11 @@ def _settings(options: Options) -> Iterator[Finding]:
 def _places(options: Options) -> Iterator[Finding]:
     if problem := socket_path_problem(options.socket):
         yield Finding(False, f"socket: {problem}")
-    for what, folder in (("socket", os.path.dirname(os.path.abspath(options.socket))), ("state", options.state_dir)):
+    socket_folder = os.path.dirname(os.path.abspath(options.socket))
+    for option, folder in (("socket", socket_folder), ("state-dir", options.state_dir)):
         writable = os.access(_nearest_that_exists(folder), os.W_OK | os.X_OK)
-        remedy = "" if writable else f": no permission to write there, choose another with --{'state-dir' if what == 'state' else what}"
-        yield Finding(writable, f"{what}: {folder}{remedy}")
+        remedy = "" if writable else f": no permission to write there, choose another with --{option}"
+        yield Finding(writable, f"{option}: {folder}{remedy}")
 
 
 def _nearest_that_exists(folder: str) -> str:

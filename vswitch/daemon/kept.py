@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TAPs in the service manager's store: what control calls an endpoint's descriptor is `tap.<endpoint id>` there."""
+"""TAPs in the service manager's store.
+
+What control calls an endpoint's descriptor is `tap.<endpoint id>` there.
+"""
+
 from __future__ import annotations
 
 import logging
@@ -13,7 +17,10 @@ PREFIX = "tap."
 
 
 class KeptTaps:
-    """control.edges.Keeper: every attached TAP is kept twice, here and by the manager, until it is let go on purpose."""
+    """control.edges.Keeper.
+
+    Every attached TAP is kept twice, here and by the manager, until it is let go on purpose.
+    """
 
     def __init__(self, notifier: Notifier):
         self._notifier = notifier
@@ -28,7 +35,10 @@ class KeptTaps:
 
 
 def returned_taps(inherited: Iterable[Inherited], notifier: Notifier) -> dict[str, int]:
-    """endpoint id → descriptor of what the manager gave back; anything else is closed and forgotten there too."""
+    """endpoint id → descriptor of what the manager gave back.
+
+    Anything else is closed and forgotten there too.
+    """
     taps: dict[str, int] = {}
     for name, fd in inherited:
         endpoint = name.removeprefix(PREFIX)

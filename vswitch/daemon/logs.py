@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon's log on stderr: text for a person at a terminal, one JSON object per line for everything else.
 
-Under the journal each line starts with its priority (<6>, sd-daemon(3)), which the journal takes off again. A traceback
-belongs to its line: indented below it as text, in the field `traceback` as JSON. What a peer sent is never written raw: control
-characters are shown escaped, so that nobody can forge a line or steer a terminal.
+Under the journal each line starts with its priority (<6>, sd-daemon(3)), which the journal takes off again. A
+traceback belongs to its line: indented below it as text, in the field `traceback` as JSON. What a peer sent
+is never written raw: control characters are shown escaped, so that nobody can forge a line or steer a
+terminal.
 """
+
 from __future__ import annotations
 
 import datetime

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `vswitch-run` program: options, settings, and what must happen before there is an event loop or a thread.
+"""The `vswitch-run` program: options, settings, and what must happen before there is an event loop or a
+thread.
 
     options → settings → log → descriptor limit → attach helper (a fork: first of all things alive) → serve.py
 
-Whatever keeps it from starting is one line on stderr and exit status 1; 2 is wrong usage. Only light modules are
-imported here: the helper is forked from what is loaded at that moment.
+Whatever keeps it from starting is one line on stderr and exit status 1; 2 is wrong usage. Only light modules
+are imported here: the helper is forked from what is loaded at that moment.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,8 +45,12 @@ class Options(argparse.Namespace):
     def settings(self) -> Settings:
         """The settings file with the command line on top of it. ConfigError."""
         settings = load(self.config or config_path(), must_exist=self.config is not None)
-        given = {name: getattr(self, name) for name in ("log_level", "log_format", "log_packets", "socket_group")}
-        switch = replace(settings.switch, **{name: value for name, value in given.items() if value is not None})
+        given = {
+            name: getattr(self, name) for name in ("log_level", "log_format", "log_packets", "socket_group")
+        }
+        switch = replace(
+            settings.switch, **{name: value for name, value in given.items() if value is not None}
+        )
         return replace(settings, switch=switch)
 
 
@@ -57,17 +63,37 @@ class Parser(argparse.ArgumentParser):
 
 def parse(arguments: list[str] | None) -> Options:
     parser = Parser(
-        prog="vswitch-run", description="A virtual switch for containers, in the foreground.", allow_abbrev=False,
+        prog="vswitch-run",
+        description="A virtual switch for containers, in the foreground.",
+        allow_abbrev=False,
         epilog="Needs no settings file, no root and no other service.",
     )
-    parser.add_argument("--config", metavar="FILE", help=f"settings (default: {config_path()}, if it is there)")
-    parser.add_argument("--socket", metavar="PATH", default=socket_path(), help="where clients find the switch (default: %(default)s)")
-    parser.add_argument("--state-dir", metavar="DIR", default=state_dir(), help="what outlives the switch (default: %(default)s)")
+    parser.add_argument(
+        "--config", metavar="FILE", help=f"settings (default: {config_path()}, if it is there)"
+    )
+    parser.add_argument(
+        "--socket",
+        metavar="PATH",
+        default=socket_path(),
+        help="where clients find the switch (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--state-dir",
+        metavar="DIR",
+        default=state_dir(),
+        help="what outlives the switch (default: %(default)s)",
+    )
     parser.add_argument("--log-level", choices=logs.LEVELS, help="default: info")
-    parser.add_argument("--log-format", choices=("text", "json"), help="default: text on a terminal, else json")
-    parser.add_argument("--log-packets", metavar="DIR", help="write every frame as pcapng into rotating files of this folder")
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), help="default: text on a terminal, else json"
+    )
+    parser.add_argument(
+        "--log-packets", metavar="DIR", help="write every frame as pcapng into rotating files of this folder"
+    )
     parser.add_argument("--socket-group", metavar="GROUP", help="let this group use the socket too")
-    parser.add_argument("--check", action="store_true", help="check the settings and what this machine offers, then end")
+    parser.add_argument(
+        "--check", action="store_true", help="check the settings and what this machine offers, then end"
+    )
     parser.add_argument("--version", action="version", version=f"vswitch-run {__version__}")
     return parser.parse_args(arguments, Options())
 

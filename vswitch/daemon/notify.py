@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a daemon and its service manager tell each other (sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)), without a library.
+"""What a daemon and its service manager tell each other (sd_notify(3), sd_listen_fds(3),
+sd_watchdog_enabled(3)), without a library.
 
-To the manager: datagrams of KEY=VALUE lines on $NOTIFY_SOCKET. A descriptor that goes along with FDSTORE=1 is kept by the
-manager while we are restarted or dead; that is how a container's interface outlives a kill -9. From the manager: stored
-descriptors come back as 3, 4, … with their names in $LISTEN_FDNAMES, in any order, so only the name counts.
+To the manager: datagrams of KEY=VALUE lines on $NOTIFY_SOCKET. A descriptor that goes along with FDSTORE=1 is
+kept by the manager while we are restarted or dead; that is how a container's interface outlives a kill -9.
+From the manager: stored descriptors come back as 3, 4, … with their names in $LISTEN_FDNAMES, in any order,
+so only the name counts.
 
-Without a manager ($NOTIFY_SOCKET unset) everything here does nothing. A manager that hangs is waited for half a second per message
-and then ignored: the switch is more important than its status line.
+Without a manager ($NOTIFY_SOCKET unset) everything here does nothing. A manager that hangs is waited for half
+a second per message and then ignored: the switch is more important than its status line.
 """
+
 from __future__ import annotations
 
 import array
@@ -33,7 +36,10 @@ class Inherited(NamedTuple):
 
 
 class Notifier:
-    """The way to the manager. `address` is $NOTIFY_SOCKET: a path, or '@name' for an abstract one; None for no manager."""
+    """The way to the manager. `address` is $NOTIFY_SOCKET: a path, or '@name' for an abstract one.
+
+    None for no manager.
+    """
 
     def __init__(self, address: str | None):
         self._socket: socket.socket | None = None
@@ -63,11 +69,17 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def store(self, name: str, fd: int) -> None:
-        """Have the manager keep a duplicate of `fd` under `name`; it drops the copy itself when a TAP's namespace dies."""
+        """Have the manager keep a duplicate of `fd` under `name`.
+
+        It drops the copy itself when a TAP's namespace dies.
+        """
         self._send("FDSTORE=1", f"FDNAME={name[:NAME_LIMIT]}", fd=fd)
 
     def forget(self, name: str) -> None:
-        """Have the manager close what it keeps under `name`: otherwise its duplicate keeps interface and namespace alive."""
+        """Have the manager close what it keeps under `name`.
+
+        Otherwise its duplicate keeps interface and namespace alive.
+        """
         self._send("FDSTOREREMOVE=1", f"FDNAME={name[:NAME_LIMIT]}")
 
     def close(self) -> None:
@@ -87,12 +99,18 @@ class Notifier:
 
 
 def take_notifier(environ: MutableMapping[str, str]) -> Notifier:
-    """The Notifier of this process; the variable is taken away, so that no program we start speaks in our name."""
+    """The Notifier of this process.
+
+    The variable is taken away, so that no program we start speaks in our name.
+    """
     return Notifier(environ.pop("NOTIFY_SOCKET", None))
 
 
 def take_watchdog_interval_s(environ: MutableMapping[str, str], pid: int) -> float | None:
-    """How often WATCHDOG=1 must come, in seconds (half of what kills us); None where nobody watches this process."""
+    """How often WATCHDOG=1 must come, in seconds (half of what kills us).
+
+    None where nobody watches this process.
+    """
     interval_us, watched = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
     if not interval_us.isdecimal() or int(interval_us) == 0 or watched not in ("", str(pid)):
         return None

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The switch's life from the first turn of the event loop to the last: what is put together, in which order, and how it ends.
+"""The switch's life from the first turn of the event loop to the last: what is put together, in which order,
+and how it ends.
 
     socket    ours alone (lock), so that a second switch is refused before it touches the store
     dataplane its thread runs
@@ -8,8 +9,10 @@
     clients   descriptors first (SOCKET.fd), then requests; those who connected meanwhile were queued
     READY
 
-It ends backwards, by SIGTERM or SIGINT; containers keep their interfaces either way. SIGHUP reads the settings again.
+It ends backwards, by SIGTERM or SIGINT; containers keep their interfaces either way. SIGHUP reads the
+settings again.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -24,7 +27,7 @@ from vswitch.clock import SystemClock, rfc3339
 from vswitch.config import ConfigError, Settings
 from vswitch.container.watch import NamespaceWatcher
 from vswitch.control.api.listen import Listener, listen
-from vswitch.control.api.routes import Context
+from vswitch.control.api.messages import Context
 from vswitch.control.api.server import ApiServer
 from vswitch.control.model import Refused
 from vswitch.control.store import Store
@@ -48,8 +51,13 @@ class Daemon:
     """Everything that runs, on one event loop."""
 
     def __init__(
-        self, options: Options, settings: Settings, helper: AttachHelper, notifier: Notifier,
-        watchdog_interval_s: float | None, inherited: list[Inherited],
+        self,
+        options: Options,
+        settings: Settings,
+        helper: AttachHelper,
+        notifier: Notifier,
+        watchdog_interval_s: float | None,
+        inherited: list[Inherited],
     ):
         self._options = options
         self._settings = settings
@@ -70,7 +78,9 @@ class Daemon:
             loop.add_signal_handler(signal.SIGHUP, self._reload)
             self._in_background(self._tell_status(), ending)
             if self._watchdog_interval_s is not None:
-                self._in_background(watchdog.feed(datapath.poke, self._notifier.watchdog, self._watchdog_interval_s), ending)
+                self._in_background(
+                    watchdog.feed(datapath.poke, self._notifier.watchdog, self._watchdog_interval_s), ending
+                )
             self._notifier.ready(self._status())
             log.info("ready at %s: %s", self._options.socket, self._status())
             await asked_to_end.wait()
@@ -91,8 +101,13 @@ class Daemon:
         if settings.switch.log_packets is not None:
             await captures.log_to(settings.switch.log_packets)
         self._switch = Switch(
-            settings, state_dir=options.state_dir, store=Store(os.path.join(options.state_dir, STORE_NAME)),
-            datapath=datapath, helper=self._helper, watcher=NamespaceWatcher(), keeper=KeptTaps(self._notifier),
+            settings,
+            state_dir=options.state_dir,
+            store=Store(os.path.join(options.state_dir, STORE_NAME)),
+            datapath=datapath,
+            helper=self._helper,
+            watcher=NamespaceWatcher(),
+            keeper=KeptTaps(self._notifier),
             observer=captures,
         )
         ending.push_async_callback(self._switch.close)
@@ -106,7 +121,11 @@ class Daemon:
         ending.callback(tokens.close)
         started = rfc3339(SystemClock().wall_s())
         context = Context(
-            switch=self._switch, captures=captures, tokens=tokens, started=started, state_dir=self._options.state_dir
+            switch=self._switch,
+            captures=captures,
+            tokens=tokens,
+            started=started,
+            state_dir=self._options.state_dir,
         )
         server = ApiServer(context, listener.socket)
         await server.start()
@@ -153,4 +172,6 @@ def _make_state_dir(path: str) -> None:
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
     except OSError as problem:
-        raise Refused(f"cannot make {path}: {problem.strerror}: choose a place you may write to with --state-dir") from None
+        raise Refused(
+            f"cannot make {path}: {problem.strerror}: choose a place you may write to with --state-dir"
+        ) from None

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds the service manager's watchdog, but only while the dataplane answers: one that hangs is worse than one that restarts.
+"""Feeds the service manager's watchdog, but only while the dataplane answers: one that hangs is worse than
+one that restarts.
 
-A restart costs containers nothing (their TAPs are kept), a dataplane that spins or sleeps costs them everything. The poke
-travels the dataplane's command ring and comes back through the event loop, so it shows that both are alive.
+A restart costs containers nothing (their TAPs are kept), a dataplane that spins or sleeps costs them
+everything. The poke travels the dataplane's command ring and comes back through the event loop, so it shows
+that both are alive.
 """
+
 from __future__ import annotations
 
 import asyncio

@@ -94,7 +94,8 @@ class CaptureWriter:
         clock_ns: Callable[[], int] = time.time_ns,
         on_end: Callable[[str], None] | None = None,
     ):
-        self.capture = Capture(snaplen=snaplen, ring_bytes=ring_bytes, reasons=REASONS if reasons is None else reasons)
+        reasons = REASONS if reasons is None else reasons
+        self.capture = Capture(snaplen=snaplen, ring_bytes=ring_bytes, reasons=reasons)
         self.output = output
         self._descriptions = {port: self._describe(endpoint) for port, endpoint in (endpoints or {}).items()}
         self._retry_ms = max(1, int(retry_s * 1000))

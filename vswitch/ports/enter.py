@@ -241,8 +241,13 @@ class AttachHelper:
 def _received_tap(answer: Answer, fds: list[int], plan: InterfacePlan) -> Tap:
     """The TAP of an answer, made persistent if the plan says so."""
     (fd,) = fds
-    if plan.persist:
-        persist_tap(fd)
+    try:
+        if plan.persist:
+            persist_tap(fd)
+    except OSError as error:
+        os.close(fd)
+        reason = f"interface {answer.name} was deleted by someone as soon as it was made ({error.strerror})"
+        raise Refused(f"{reason}; try again", 409) from None
     return Tap(fd, answer.name, answer.vnet_header, answer.gso)
 
 

@@ -22,7 +22,6 @@ import array
 import contextlib
 import os
 import re
-import secrets
 import socket
 import stat
 import struct
@@ -201,7 +200,7 @@ class TokenServer:
 
 def offer(path: str, fds: list[int]) -> str:
     """Leave copies of 1 to DESCRIPTORS descriptors with the switch at `path`; the token. Blocks. Refused."""
-    token = secrets.token_hex(16)
+    token = os.urandom(16).hex()
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
         connection.settimeout(ANSWER_TIMEOUT_S)
         try:

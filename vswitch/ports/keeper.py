@@ -37,7 +37,7 @@ from typing import Literal, NoReturn
 from vswitch.container._linux import set_parent_death_signal, set_process_name
 from vswitch.ports import messages
 from vswitch.ports.messages import Answer
-from vswitch.ports.worker import HOME, work
+from vswitch.ports.worker import HOME, MESSAGE_BYTES, work
 
 REQUEST_TIMEOUT_S = 10.0  # an attach takes 2 ms, or as long as others hold the kernel's rtnl lock
 WORKERS = 16  # alive at once, with any that the kernel keeps from dying; the switch asks for 4 at a time
@@ -120,8 +120,9 @@ class Keeper:
     def run(self) -> None:
         """Until the switch closes its end."""
         while True:
-            self._keep_one_ready()
-            self._poll.register(self._channel, select.POLLIN if self._idle() else 0)
+            self._be_prepared()
+            room = self._idle() or len(self._workers) < WORKERS
+            self._poll.register(self._channel, select.POLLIN if room else 0)
             for fd, events in self._poll.poll(self._patience_ms()):
                 if fd in self._workers:
                     self._reap(self._workers[fd])
@@ -131,18 +132,14 @@ class Keeper:
                     return
             self._kill_the_late()
 
+    def _be_prepared(self) -> None:
+        """Fork a worker for the next request, but not while one is under way and would feel it."""
+        present = [worker for worker in self._workers.values() if worker.state != "leaving"]
+        if not present and len(self._workers) < WORKERS:
+            self._fork()
+
     def _idle(self) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.state == "idle"]
-
-    def _keep_one_ready(self) -> None:
-        """Fork a worker if none is idle; if that fails, requests wait for one that comes home."""
-        if self._idle() or len(self._workers) >= WORKERS:
-            return
-        try:
-            self._fork()
-        except OSError:
-            if not self._workers:
-                raise
 
     def _fork(self) -> None:
         """One more worker, which has nothing of ours open but the channel and its own link."""
@@ -164,13 +161,12 @@ class Keeper:
 
     def _take(self) -> bool:
         """Hand the next request to an idle worker; False at the end of the channel."""
-        idle = self._idle()
-        if not idle:
-            return True
+        if not self._idle():
+            self._fork()
         body, fds = messages.receive(self._channel)
         if not body:
             return False
-        worker = idle[0]
+        worker = self._idle()[0]
         worker.state = "busy"
         worker.request_id = messages.decode_request(body).id
         worker.kill_at = time.monotonic() + REQUEST_TIMEOUT_S
@@ -184,14 +180,21 @@ class Keeper:
         return True
 
     def _on_link(self, worker: Worker) -> None:
-        """A worker is home again, or will never be."""
-        if worker.link.recv(len(HOME)) != HOME:
-            self._cut(worker)
-        elif worker.state == "busy":
-            worker.state = "idle"
-            if len(self._idle()) > IDLE_WORKERS:
-                worker.state = "leaving"
-                self._cut(worker)
+        """A worker has answered and is home again or ends; or it has died, and soon its pidfd will tell."""
+        try:
+            message = worker.link.recv(MESSAGE_BYTES)
+        except ConnectionResetError:
+            message = b""
+        if message and worker.state == "busy":
+            worker.state = "idle" if message == HOME else "leaving"
+        if message != HOME or len(self._idle()) > IDLE_WORKERS:
+            self._dismiss(worker)
+
+    def _dismiss(self, worker: Worker) -> None:
+        """Let a worker end, if it hasn't."""
+        if worker.state == "idle":
+            worker.state = "leaving"
+        self._cut(worker)
 
     def _cut(self, worker: Worker) -> None:
         """Close a worker's link, at whose end it ends."""

@@ -133,7 +133,7 @@ def link_removed(index: int) -> Change:
 
 
 def rehearse() -> None:
-    """Encode every kind of change once: pyroute2 compiles its message classes at first use, some milliseconds."""
+    """Encode every kind of change once: pyroute2 compiles its message classes when first used, in ms."""
     changes = [
         loopback_up(),
         link_settings(1, mac="02:00:00:00:00:00", mtu=1500, txqueuelen=1),

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line's and the plugins' way to a switch: HTTP/1.1 and JSON over its Unix socket, blocking, one connection per request.
+"""The command line's and the plugins' way to a switch: HTTP/1.1 and JSON over its Unix socket, blocking, one
+connection per request.
 
-Written on a bare socket on purpose: this module is imported at every start of `vswitch`, and http.client alone (email.parser,
-ssl) costs as much as everything else here together. It needs only what our own server sends: a status line, headers, and a body that
-is counted, chunked or ended by the connection. Every failure is a `ClientError` whose text is one line for a person.
+Written on a bare socket on purpose: this module is imported at every start of `vswitch`, and http.client
+alone (email.parser, ssl) costs as much as everything else here together. It needs only what our own server
+sends: a status line, headers, and a body that is counted, chunked or ended by the connection. Every failure
+is a `ClientError` whose text is one line for a person.
 """
+
 from __future__ import annotations
 
 import grp
@@ -65,7 +68,10 @@ class Client:
         return self.request("DELETE", target, None, query)
 
     def request(self, method: str, target: str, body: Any, query: dict[str, Any], wait_s: float = 0) -> Any:
-        """The decoded JSON of a granted request; a refusal is a ClientError. `wait_s` more than usual is waited for."""
+        """The decoded JSON of a granted request; a refusal is a ClientError.
+
+        `wait_s` more than usual is waited for.
+        """
         answer = self._ask(method, target, body, query, self.timeout_s + wait_s)
         try:
             content = b"".join(_body(answer))
@@ -76,7 +82,10 @@ class Client:
         return self._decode(content)
 
     def stream(self, method: str, target: str, body: Any = None, **query: Any) -> Iterator[bytes]:
-        """The pieces of an answer that goes on, as they arrive; closing the iterator tells the switch to stop."""
+        """The pieces of an answer that goes on, as they arrive.
+
+        Closing the iterator tells the switch to stop.
+        """
         answer = self._ask(method, target, body, query, self.timeout_s)
         answer.connection.settimeout(None)  # a quiet network has no events for hours
         return self._pieces(answer)
@@ -133,14 +142,19 @@ class Client:
         return ClientError(f"cannot reach a switch at {self.path}: {problem.strerror or problem}")
 
     def _check(self, answer: Answer) -> None:
-        """Raise what a refusal says; an answer of another kind of server, or of another API, is refused by us."""
+        """Raise what a refusal says.
+
+        An answer of another kind of server, or of another API, is refused by us.
+        """
         theirs = answer.headers.get("vswitch-version")
         api = answer.headers.get("vswitch-api")
         if theirs is None:
             raise ClientError(f"the program at {self.path} is no switch")
         if api != str(API):
-            raise ClientError(f"the switch at {self.path} is version {theirs} and speaks API {api}, this vswitch is "
-                              f"{__version__} and speaks API {API}: install the same version of both")
+            raise ClientError(
+                f"the switch at {self.path} is version {theirs} and speaks API {api}, this vswitch is "
+                f"{__version__} and speaks API {API}: install the same version of both"
+            )
         if answer.status >= 300:
             refusal = _refusal(b"".join(_body(answer)), answer.status)
             if theirs != __version__ and answer.status in (400, 404, 405):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making a socket ours: exactly one switch per path, whatever became of the one before.
 
-A lock on SOCKET.lock (flock(2), held until the process ends, released by the kernel even after kill -9) decides who owns the
-path; whoever holds it may clear away the socket that a dead switch left behind. The lock file is never removed: removing it
-would let two switches lock two different files of that name. The socket gets its owner, group and mode between bind() and
-listen(), so that nobody connects under other rights than those asked for.
+A lock on SOCKET.lock (flock(2), held until the process ends, released by the kernel even after kill -9)
+decides who owns the path; whoever holds it may clear away the socket that a dead switch left behind. The lock
+file is never removed: removing it would let two switches lock two different files of that name. The socket
+gets its owner, group and mode between bind() and listen(), so that nobody connects under other rights than
+those asked for.
 """
+
 from __future__ import annotations
 
 import errno
@@ -23,7 +25,10 @@ BACKLOG = 512  # so that a script that attaches hundreds of containers at once i
 
 
 class Listener:
-    """The listening socket and the lock that makes it ours. Make it after every fork: a child would hold the lock too."""
+    """The listening socket and the lock that makes it ours. Make it after every fork.
+
+    A child would hold the lock too.
+    """
 
     def __init__(self, path: str, lock_fd: int, listening: socket.socket):
         self.path = path
@@ -31,7 +36,10 @@ class Listener:
         self._lock_fd = lock_fd
 
     def close(self) -> None:
-        """Give the path up: the socket goes first, then the lock, so that the next owner's socket is never removed."""
+        """Give the path up.
+
+        The socket goes first, then the lock, so that the next owner's socket is never removed.
+        """
         self.socket.close()
         try:
             os.unlink(self.path)
@@ -41,7 +49,10 @@ class Listener:
 
 
 def listen(path: str, group: str | None = None) -> Listener:
-    """Own `path` and listen there, for this user alone (0600) or for `group` too (0660). Refused where that cannot be."""
+    """Own `path` and listen there, for this user alone (0600) or for `group` too (0660).
+
+    Refused where that cannot be.
+    """
     if problem := socket_path_problem(path):
         raise Refused(problem)
     group_id = _group_id(group)
@@ -60,7 +71,9 @@ def _group_id(group: str | None) -> int | None:
     try:
         return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
     except KeyError:
-        raise Refused(f"no group {group}: --socket-group takes a name or number of a group of this machine") from None
+        raise Refused(
+            f"no group {group}: --socket-group takes a name or number of a group of this machine"
+        ) from None
 
 
 def _lock(path: str) -> int:
@@ -69,20 +82,26 @@ def _lock(path: str) -> int:
         os.makedirs(folder, mode=0o755 if os.geteuid() == 0 else 0o700, exist_ok=True)
         lock_fd = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as problem:
-        raise Refused(f"cannot make the socket {path}: {problem.strerror}: choose a place you may write to with --socket") from None
+        remedy = "choose a place you may write to with --socket"
+        raise Refused(f"cannot make the socket {path}: {problem.strerror}: {remedy}") from None
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:
         os.close(lock_fd)
         if problem.errno not in (errno.EAGAIN, errno.EACCES):
             raise Refused(f"cannot lock {path}.lock: {problem.strerror}", 500) from None
-        raise Refused(f"another switch{_with_pid(path)} serves {path}: stop it, or choose another place with --socket", 409) from None
+        raise Refused(
+            f"another switch{_with_pid(path)} serves {path}: stop it, or choose another place with --socket",
+            409,
+        ) from None
     return lock_fd
 
 
 def _with_pid(path: str) -> str:
     """` (pid N)` of whoever listens at `path`, as far as it answers."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as probe:
+    with socket.socket(
+        socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    ) as probe:
         try:
             probe.connect(path)
             return f" (pid {peer(probe)[0]})"
@@ -103,7 +122,10 @@ def _clear_stale(path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise Refused(f"{path} is there and is no socket: remove it, or choose another place with --socket")
     if with_pid := _with_pid(path):
-        raise Refused(f"another program{with_pid} listens at {path}: stop it, or choose another place with --socket", 409)
+        raise Refused(
+            f"another program{with_pid} listens at {path}: stop it, or choose another place with --socket",
+            409,
+        )
     os.unlink(path)
 
 

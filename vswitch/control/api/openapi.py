@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenAPI 3.1 document, made from the route table and the types that decode and encode what crosses it: it cannot be out of date."""
+"""The OpenAPI 3.1 document, made from the route table and the types that decode and encode what crosses it.
+
+It cannot be out of date.
+"""
+
 from __future__ import annotations
 
 from functools import cache
@@ -10,10 +14,14 @@ import msgspec
 from vswitch import __version__
 from vswitch.control.api.routes import JSON, JSON_LINES, ROUTES, Route
 
-REFUSAL = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string", "description": "One line."}}}
+REFUSAL = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "string", "description": "One line."}},
+}
 DESCRIPTION = (
-    "Served on a Unix socket. A refusal of any kind is a 4xx or 5xx with {\"error\": \"one line\"}. Where a request names a token, "
-    "descriptors were sent under it before, on the socket's neighbour SOCKET.fd."
+    'Served on a Unix socket. A refusal of any kind is a 4xx or 5xx with {"error": "one line"}. '
+    "Where a request names a token, descriptors were sent under it before, on the neighbour socket SOCKET.fd."
 )
 
 
@@ -31,11 +39,18 @@ def document() -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "vswitch", "version": __version__, "description": DESCRIPTION, "license": {"name": "Apache-2.0"}},
+        "info": {
+            "title": "vswitch",
+            "version": __version__,
+            "description": DESCRIPTION,
+            "license": {"name": "Apache-2.0"},
+        },
         "paths": paths,
         "components": {
             "schemas": components,
-            "responses": {"Refusal": {"description": "Refused, in one line.", "content": {JSON: {"schema": REFUSAL}}}},
+            "responses": {
+                "Refusal": {"description": "Refused, in one line.", "content": {JSON: {"schema": REFUSAL}}}
+            },
         },
     }
 
@@ -52,7 +67,10 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
         "operationId": route.handler.__name__,
         "summary": route.summary,
         "parameters": [*_path_parameters(route), *_query_parameters(route)],
-        "responses": {str(route.expected_status): _answer(route, schema_of), "default": {"$ref": "#/components/responses/Refusal"}},
+        "responses": {
+            str(route.expected_status): _answer(route, schema_of),
+            "default": {"$ref": "#/components/responses/Refusal"},
+        },
     }
     if route.body is not None:
         content = {JSON: {"schema": schema_of[route.body]}}
@@ -62,15 +80,24 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
 
 def _path_parameters(route: Route) -> list[dict[str, Any]]:
     return [
-        {"name": part[1:-1], "in": "path", "required": True, "schema": {"type": "string"},
-         "description": "A name, an id, or the beginning of an id."}
-        for part in route.segments if part.startswith("{")
+        {
+            "name": part[1:-1],
+            "in": "path",
+            "required": True,
+            "schema": {"type": "string"},
+            "description": "A name, an id, or the beginning of an id.",
+        }
+        for part in route.segments
+        if part.startswith("{")
     ]
 
 
 def _query_parameters(route: Route) -> list[dict[str, Any]]:
     hints = get_type_hints(route.query)
-    return [{"name": name, "in": "query", "required": False, "schema": _plain_schema(hint)} for name, hint in hints.items()]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": _plain_schema(hint)}
+        for name, hint in hints.items()
+    ]
 
 
 def _plain_schema(kind: Any) -> dict[str, Any]:

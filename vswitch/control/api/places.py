@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a switch's socket, state and settings are found when nobody says otherwise.
 
-Root's switch lives in the system's folders, a user's in the XDG ones. Without XDG_RUNTIME_DIR (cron, su, a bare ssh command)
-the user's /run/user folder is taken if it is there, else the socket goes beside the state: never to a folder like /tmp, where
-somebody else could have made the name first.
+Root's switch lives in the system's folders, a user's in the XDG ones. Without XDG_RUNTIME_DIR (cron, su, a
+bare ssh command) the user's /run/user folder is taken if it is there, else the socket goes beside the state:
+never to a folder like /tmp, where somebody else could have made the name first.
 """
+
 from __future__ import annotations
 
 import os
@@ -41,9 +42,11 @@ def config_path() -> str:
 
 def socket_path_problem(path: str) -> str | None:
     """Why `path` cannot be a socket's name, in one line; None where it can."""
-    length = len(os.fsencode(path))
+    length, limit = len(os.fsencode(path)), SOCKET_PATH_LIMIT - len(".fd")
     if "\0" in path or not path:
         return f"{path!r} is no path for a socket"
-    if length > SOCKET_PATH_LIMIT - len(".fd"):
-        return f"socket path {path} has {length} bytes; the kernel takes at most {SOCKET_PATH_LIMIT - len('.fd')}: choose a shorter one"
+    if length > limit:
+        return (
+            f"socket path {path} has {length} bytes; the kernel takes at most {limit}: choose a shorter one"
+        )
     return None

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP shell around the routes: bytes in, a decoded call to the switch, bytes out. It knows no noun of the switch.
+"""The HTTP shell around the routes: bytes in, a decoded call to the switch, bytes out. It knows no noun of
+the switch.
 
 What enters is not trusted: a request that is no HTTP, no JSON, of the wrong shape or too large gets a 4xx and
-`{"error": "one line"}`; a `Refused` of the switch gets its own status; anything else that goes wrong is our bug, a 500 with one line for the
-client and the traceback in our log. Nothing that a client sends is ever an exception that ends the server.
+`{"error": "one line"}`; a `Refused` of the switch gets its own status; anything else that goes wrong is our
+bug, a 500 with one line for the client and the traceback in our log. Nothing that a client sends is ever an
+exception that ends the server.
 
-A client that goes away cancels its handler: a stream ends at once, a change is undone by the switch (control/jobs.py). Changes
-are logged with who asked for them (SO_PEERCRED). Aiohttp's low-level server is used, not its Application: the route table
-is ours anyway, since the OpenAPI document is made from it.
+A client that goes away cancels its handler: a stream ends at once, a change is undone by the switch
+(control/jobs.py). Changes are logged with who asked for them (SO_PEERCRED). Aiohttp's low-level server is
+used, not its Application: the route table is ours anyway, since the OpenAPI document is made from it.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -24,12 +27,15 @@ from aiohttp import web
 
 from vswitch import __version__
 from vswitch.control.api.listen import peer
-from vswitch.control.api.routes import API, Call, Context, Route, find, refuse_unknown
+from vswitch.control.api.messages import API, Call, Context
+from vswitch.control.api.routes import Route, find, refuse_unknown
 from vswitch.control.model import Refused
 
 log = logging.getLogger(__name__)
 
-BODY_LIMIT_BYTES = 1024 * 1024  # the largest honest request, a container with a full environment, is below 300 KiB
+BODY_LIMIT_BYTES = (
+    1024 * 1024
+)  # the largest honest request, a container with a full environment, is below 300 KiB
 CONNECTION_LIMIT = 1024  # each costs a descriptor and some 50 KiB; ports need their descriptors more
 LINE_LIMIT_BYTES = 16 * 1024  # of a request line or header field
 CLOSE_PATIENCE_S = 5.0  # for changes under way when the switch ends
@@ -113,7 +119,10 @@ class ApiServer:
         return response
 
     async def _stream(self, request: web.BaseRequest, route: Route, call: Call) -> web.StreamResponse:
-        """Refusals come before the first byte: a stream's handler checks everything, then returns its iterator."""
+        """Refusals come before the first byte.
+
+        A stream's handler checks everything, then returns its iterator.
+        """
         if request.method != "GET":
             log.info("%s %s by %s", request.method, request.path, _who(request))
         pieces: AsyncIterator = await route.handler(call)
@@ -142,15 +151,23 @@ class _Web(web.Server):
         if len(self.connections) >= CONNECTION_LIMIT:
             return _Full()
         return _Protocol(
-            self, loop=self._loop, access_log=None, logger=log, tcp_keepalive=False, auto_decompress=False,
-            max_line_size=LINE_LIMIT_BYTES, max_field_size=LINE_LIMIT_BYTES,
+            self,
+            loop=self._loop,
+            access_log=None,
+            logger=log,
+            tcp_keepalive=False,
+            auto_decompress=False,
+            max_line_size=LINE_LIMIT_BYTES,
+            max_field_size=LINE_LIMIT_BYTES,
         )
 
 
 class _Protocol(web.RequestHandler):
     __slots__ = ()
 
-    def handle_error(self, request: Any, status: int = 500, exc: Any = None, message: str | None = None) -> web.Response:
+    def handle_error(
+        self, request: Any, status: int = 500, exc: Any = None, message: str | None = None
+    ) -> web.Response:
         """What aiohttp itself found wrong: bytes that are no HTTP (400), or a bug of ours (500)."""
         if status < 500:
             log.debug("a client sent no HTTP: %s", exc)
@@ -166,9 +183,18 @@ class _Full(asyncio.Protocol):
     """Tells one client too many so, and closes."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        body = json.dumps({"error": f"the switch has {CONNECTION_LIMIT} connections, its limit: close some"}).encode()
-        lines = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Content-Length: {len(body)}",
-                 "Connection: close", *(f"{name}: {value}" for name, value in HEADERS.items()), "", ""]
+        body = json.dumps(
+            {"error": f"the switch has {CONNECTION_LIMIT} connections, its limit: close some"}
+        ).encode()
+        lines = [
+            "HTTP/1.1 503 Service Unavailable",
+            "Content-Type: application/json",
+            f"Content-Length: {len(body)}",
+            "Connection: close",
+            *(f"{name}: {value}" for name, value in HEADERS.items()),
+            "",
+            "",
+        ]
         assert isinstance(transport, asyncio.WriteTransport)
         transport.write("\r\n".join(lines).encode() + body)
         transport.close()
@@ -251,5 +277,3 @@ def _first_line(text: str | None) -> str:
     """One printable line of at most 1000 characters, whatever `text` holds."""
     line = " ".join((text or "").split())
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)[:1000]
-
-

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program as a whole.
+
+Exit statuses, one-line errors, quiet endings, what is imported, what reaches the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+
+import click
+import pytest
+
+from vswitch.cli import main as cli_main
+from vswitch.cli.main import PLACES, program
+from vswitch.cli.output import emit_table, printable
+
+VSWITCH = [sys.executable, "-m", "vswitch.cli.main"]
+HEAVY = {"aiohttp", "rich", "pyroute2", "uvloop", "asyncio", "http.client", "email", "ssl", "pytun", "dpkt"}
+FOR_NAMESPACES_ONLY = {"msgspec", "vswitch.control.model", "vswitch.ports"}
+SHOW_IMPORTS = """
+import json, sys
+from vswitch.cli.main import status_of
+status = status_of(sys.argv[1:])
+print("\\n" + json.dumps([status, sorted(sys.modules)]))
+"""
+
+
+def imported(*arguments: str) -> tuple[int, set[str]]:
+    """The exit status of a command, and which modules its process had imported at the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_IMPORTS, *arguments], capture_output=True, text=True, check=True
+    )
+    status, modules = json.loads(done.stdout.splitlines()[-1])
+    return status, set(modules)
+
+
+@pytest.mark.parametrize("words", [
+    ["ps"], ["ps", "--json"], ["network", "ls"], ["fdb"], ["stats", "--json"], ["version"], ["rm", "x"],
+    ["inspect", "x"], ["network", "create", "blue", "--subnet", "10.1.0.0/24"],
+])  # fmt: skip
+def test_looking_around_imports_nothing_heavy(cli, words):
+    _, modules = imported(*words)
+    assert not modules & (HEAVY | FOR_NAMESPACES_ONLY)
+
+
+def test_attaching_imports_only_what_namespaces_need(cli):
+    status, modules = imported("attach", "--netns", "no-such-namespace")
+    assert status == 1
+    assert "vswitch.container.namespaces" in modules
+    assert not modules & HEAVY
+
+
+@pytest.mark.root
+def test_a_whole_attachment_imports_nothing_heavy(cli, stranger):
+    status, modules = imported("attach", "--pid", str(stranger.pid))
+    assert status == 0
+    assert not modules & HEAVY
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_command_explains_itself(lonely, name):
+    done = lonely(name, "--help")
+    assert done.status == 0
+    assert done.out.startswith(f"Usage: vswitch {name} ")
+    assert done.err == ""
+
+
+def test_help_lists_every_command_with_what_it_does(lonely):
+    out = lonely("--help").out
+    for name in PLACES:
+        (line,) = [line for line in out.splitlines() if line.startswith(f"  {name} ")]
+        assert len(line.split()) > 2, line
+
+
+def options_of(command: click.Command) -> list[click.Parameter]:
+    inner = command.commands.values() if isinstance(command, click.Group) else []
+    own = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    return [*own, *(option for part in inner for option in options_of(part))]
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_option_has_its_line_of_help(name):
+    command = program.get_command(click.Context(program), name)
+    for option in options_of(command):
+        assert option.help, f"{name} {option.opts}"
+        assert "--socket" in str([o.opts for o in options_of(command)])
+
+
+def test_the_socket_may_be_named_before_or_after_the_command(lonely, served):
+    assert lonely("--socket", served.path, "ps").status == 0
+    assert lonely("ps", "--socket", served.path).status == 0
+    assert lonely("--socket", "/nowhere", "network", "ls", "--socket", served.path).status == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["ps"], ["network", "ls"], ["stats"], ["events"], ["logs", "x"], ["network", "rm", "a", "b"]]
+)
+def test_where_no_switch_runs_every_command_says_so_in_one_line(lonely, words):
+    done = lonely(*words)
+    assert done.status == 1
+    assert done.refusal.startswith("no switch is running at ")
+    assert "`vswitch-run`" in done.refusal
+
+
+@pytest.mark.parametrize(("words", "line"), [
+    (["dance"], "no such command 'dance'"),
+    (["ps", "--colour"], "no such option"),
+    (["inspect"], "missing argument 'CONTAINER...'"),
+    (["run"], "missing argument"),
+    (["exec", "web"], "missing argument '[--] COMMAND...'"),
+    (["exec", "web", "--"], "missing argument '[--] COMMAND...'"),
+    (["run", "--standalone", "-d", "true"], "--standalone ends with this command"),
+    (["run", "--network", "a,b", "true"], "--network a,b: 'b' should be KEY=VALUE"),
+    (["run", "-p", "80:80", "true"], "no such option"),
+    (["stop", "-t", "-1", "x"], "-1"),
+    (["capture", "--snaplen", "1"], "1 is not in the range"),
+])  # fmt: skip
+def test_wrong_usage_is_one_line_and_status_2(lonely, words, line):
+    done = lonely(*words)
+    assert done.status == 2
+    assert line.lower() in done.refusal.lower()
+    assert " --help" in done.refusal
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "true"], ["exec", "web", "true"], ["run", "-d", "--", "sleep", "1"]]
+)
+def test_what_vswitch_could_not_do_for_a_program_is_status_125(lonely, words):
+    done = lonely(*words)
+    assert done.status == 125
+    assert "no switch is running" in done.refusal
+
+
+@pytest.mark.root
+def test_a_capability_that_does_not_exist_is_refused_before_anything_is_made(cli):
+    done = cli("run", "--cap-add", "FLY", "true")
+    assert (done.status, "'FLY' is not a capability" in done.refusal) == (125, True)
+    assert cli.granted("ps", "-a", "--json").json == []
+
+
+def test_a_program_cannot_be_run_in_what_is_not_running(cli, served, monkeypatch):
+    served.attach(name="web")
+    (view,) = cli("ps", "--json").json
+    monkeypatch.setattr(served.switch, "container", lambda reference: view | {"state": "exited"})
+    done = cli("exec", "web", "true")
+    assert (done.status, done.refusal) == (125, "container web is exited, not running")
+
+
+def test_a_reader_that_leaves_ends_us_quietly(cli):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with subprocess.Popen(
+        [*VSWITCH, "network", "inspect", "default"], stdout=writing, stderr=subprocess.PIPE
+    ) as process:
+        os.close(writing)
+        assert (process.wait(20), process.stderr.read()) == (128 + signal.SIGPIPE, b"")
+
+
+def finished(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*VSWITCH, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_closed_standard_descriptors_are_no_trouble(cli):
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&- 2>&-', "sh", *VSWITCH, "ps"], check=False)
+    assert done.returncode == 0
+
+
+def test_what_was_printed_before_a_refusal_is_not_lost(cli):
+    done = finished("network", "rm", "nope", "default")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 2)
+    cli.granted("network", "create", "blue")
+    done = finished("network", "rm", "blue", "nope")
+    assert (done.returncode, done.stdout) == (1, "blue\n")
+
+
+def test_a_full_disk_is_one_line(cli):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*VSWITCH, "network", "ls"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "vswitch: No space left on device\n")
+
+
+def test_ctrl_c_is_quiet(lonely, monkeypatch):
+    def interrupt(arguments: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_main, "_invoke", interrupt)
+    assert lonely("ps") == (130, "", "")
+
+
+def test_what_others_chose_never_steers_the_terminal(capsys):
+    emit_table(("NAME",), [["evil\x1b[2J\nname\u202e"]])
+    assert capsys.readouterr().out == "NAME\nevil\\x1b[2J\\nname\\u202e\n"
+    assert printable("plain ü 猫") == "plain ü 猫"
+
+
+def test_columns_are_aligned_numbers_to_the_right(capsys):
+    emit_table(("NAME", "COUNT", "MORE"), [["a", 5, None], ["long", 1234, ["x", "y"]]])
+    assert capsys.readouterr().out == "NAME   COUNT   MORE\na          5   -\nlong    1234   x, y\n"
+    emit_table(("NAME", "COUNT"), [])
+    assert capsys.readouterr().out == "NAME   COUNT\n"
+
+
+def test_on_a_terminal_the_table_is_drawn_and_folded(cli, served):
+    served.attach(name="a" * 60)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [*VSWITCH, "ps"], stdout=theirs, env=os.environ | {"COLUMNS": "80", "TERM": "xterm"}
+    ) as process:
+        os.close(theirs)
+        assert process.wait(20) == 0
+    drawn = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert "\x1b[1m" in drawn  # bold headings
+    assert max(len(line) for line in drawn.replace("\x1b[1m", "").replace("\x1b[0m", "").splitlines()) <= 80
+
+
+def test_shells_can_complete_commands():
+    environment = os.environ | {
+        "_VSWITCH_COMPLETE": "bash_complete",
+        "COMP_WORDS": "vswitch net",
+        "COMP_CWORD": "1",
+    }
+    done = subprocess.run(VSWITCH, capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout == "plain,network\n"

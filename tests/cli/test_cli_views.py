@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables, counters, events, captures, versions: what only looks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from vswitch import __version__
+
+
+@pytest.fixture
+def two(served):
+    """Two containers on two networks, with a drop at the first."""
+    served.client.post("/v1/networks", {"name": "blue", "subnets": [{"subnet": "10.1.0.0/24"}]})
+    served.attach(name="web")
+    served.attach(name="db", networks=[{"network": "blue"}])
+    served.datapath.port_drops[min(served.datapath.ports)] = {"runt": 3}
+    return served
+
+
+def rows(done) -> list[list[str]]:
+    return [line.split() for line in done.out.splitlines()[1:]]
+
+
+def test_the_fdb_names_containers(cli, two):
+    assert sorted(row[:2] + row[3:6] for row in rows(cli.granted("fdb"))) == [
+        ["blue", "02:42:0a:01:00:02", "db", "eth0", "static"],
+        ["default", "02:42:ac:11:00:02", "web", "eth0", "static"],
+    ]
+    assert [row["container"] for row in cli.granted("fdb", "--network", "blue", "--json").json] == ["db"]
+
+
+def test_neighbours_and_leases_are_listed(cli, two):
+    assert ["blue", "10.1.0.2", "02:42:0a:01:00:02", "db", "eth0", "endpoint"] in rows(cli.granted("neigh"))
+    assert [row["address"] for row in cli.granted("neigh", "--container", "web", "--json").json] == [
+        "172.17.0.2"
+    ]
+    assert cli.granted("lease").out.split()[:3] == ["NETWORK", "ADDRESS", "MAC"]
+    assert cli.granted("lease", "--json").json == []
+
+
+def test_an_unknown_filter_is_refused(cli, two):
+    for command in ("fdb", "neigh", "lease", "stats", "drops"):
+        assert cli(command, "--network", "nope").refusal == "no such network: 'nope'"
+        assert cli(command, "--container", "nope").refusal == "no such container: 'nope'"
+
+
+def test_drops_are_shown_by_reason(cli, two):
+    assert rows(cli.granted("drops")) == [["default", "web", "eth0", "runt", "3"]]
+    assert cli.granted("drops", "--container", "db", "--json").json == []
+
+
+def test_stats_have_ports_tables_and_memory(cli, two):
+    out = cli.granted("stats").out
+    assert "web" in out and "CAPACITY" in out and "32.0 MiB resident" in out
+    stats = cli.granted("stats", "--json").json
+    assert {"ports", "totals", "drops", "tables", "wakeups", "resident_memory"} <= stats.keys()
+    assert {"rx_frames", "rx_segments", "rx_wire_bytes", "tx_frames", "drops"} <= stats["ports"][0].keys()
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 40, "1.0 TiB"), (1 << 75, "32768.0 EiB")],
+)
+def test_sizes_have_units_that_people_read(count, text):
+    from vswitch.cli.stats import size
+
+    assert size(count) == text
+
+
+def test_versions_of_both_sides(cli, lonely, monkeypatch, served):
+    monkeypatch.setenv("VSWITCH_SOCKET", served.path)
+    assert cli.granted("version").out.startswith(
+        f"client  {__version__} (API 1)\nswitch  {__version__} (API 1), pid {os.getpid()}"
+    )
+    assert cli.granted("version", "--json").json["switch"]["pid"] == os.getpid()
+    assert cli.granted("--version").out == f"vswitch {__version__}\n"
+
+
+def test_without_a_switch_version_still_shows_ours(lonely):
+    done = lonely("version", "--json")
+    assert (done.status, done.json) == (1, {"client": {"version": __version__, "api": 1}, "switch": None})
+    assert done.refusal.startswith("no switch is running")
+
+
+def eventually(probe, what: str) -> None:
+    give_up_at = time.monotonic() + 10
+    while not probe():
+        assert time.monotonic() < give_up_at, f"never happened: {what}"
+        time.sleep(0.005)
+
+
+def started(*arguments: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "vswitch.cli.main", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("style", [[], ["--json"]])
+def test_events_are_told_until_ctrl_c(cli, served, style):
+    with started("events", *style) as watching:
+        eventually(lambda: served.switch.events.subscriptions, "it listens")
+        served.client.post("/v1/networks", {"name": "blue", "subnets": [{"subnet": "10.1.0.0/24"}]})
+        line = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        assert (watching.wait(10), watching.stderr.read()) == (130, "")
+    if style:
+        assert json.loads(line)["name"] == "blue"
+    else:
+        assert line.split()[1:3] == ["network", "create"] and "blue" in line
+
+
+def test_events_end_with_the_switch(cli, served):
+    with started("events") as watching:
+        eventually(lambda: served.switch.events.subscriptions, "it listens")
+        served.wait_for(served.server.close())
+        assert watching.wait(10) in (0, 1)
+        assert watching.stderr.read().count("\n") <= 1
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_capture_is_whole_after_ctrl_c(cli, served, tmp_path, how):
+    served.attach(name="web")
+    path = tmp_path / "out.pcapng"
+    with started("capture", "-w", str(path), "--container", "web", "--snaplen", "64") as capturing:
+        assert capturing.stderr.readline() == "capturing until ctrl-C\n"
+        assert served.datapath.watched
+        capturing.send_signal(how)
+        assert (capturing.wait(10), capturing.stderr.read()) == (0, "0 records\n")
+    content = path.read_bytes()
+    assert content[:4] == b"\x0a\x0d\x0d\x0a"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not served.datapath.captures
+
+
+def test_a_capture_into_a_pipe_ends_with_its_reader(cli, served):
+    reading, writing = os.pipe()
+    with subprocess.Popen([sys.executable, "-m", "vswitch.cli.main", "capture", "-w", "-"], stdout=writing,
+                          stderr=subprocess.PIPE) as capturing:  # fmt: skip
+        os.close(writing)
+        assert os.read(reading, 4) == b"\x0a\x0d\x0d\x0a"
+        os.close(reading)
+        (capture,) = served.datapath.captures.values()
+        capture.offer(b"x" * 60, port=1, direction=1, time_ns=1)
+        assert capturing.wait(10) == 0
+    eventually(lambda: not served.datapath.captures, "the capture is out of the dataplane")
+
+
+def test_a_capture_that_cannot_be_written_is_refused(cli, tmp_path):
+    done = cli("capture", "-w", str(tmp_path / "no" / "where"))
+    assert (done.status, "No such file or directory" in done.refusal) == (1, True)
+    assert cli("capture", "-w", str(tmp_path / "x"), "--network", "nope").refusal == "no such network: 'nope'"
+
+
+def test_logs_follow_is_a_stream_of_bytes(cli, served, monkeypatch):
+    async def pieces(reference, *, follow):
+        yield b"one\xff"
+        yield b"two\n"
+
+    monkeypatch.setattr(served.switch, "logs", lambda reference, follow: pieces(reference, follow=follow))
+    reading, writing = os.pipe()
+    with subprocess.Popen([sys.executable, "-m", "vswitch.cli.main", "logs", "web"], stdout=writing) as logs:
+        os.close(writing)
+        assert logs.wait(10) == 0
+    assert os.read(reading, 100) == b"one\xfftwo\n"
+    os.close(reading)
