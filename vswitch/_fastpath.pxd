@@ -181,6 +181,7 @@ cdef struct Switch:
     int32_t notify_fd       # eventfd: we have something for control
     uint32_t notify_wanted  # control hasn't been told since it last looked
     uint8_t notify          # this batch has something for control
+    uint8_t captured        # bit mask of the sessions that this batch has records for
     uint8_t stepped         # run by hand: the clock is what step() said
     uint8_t stop
     uint8_t *rx             # VNET_BYTES before a frame of FRAME_BYTES

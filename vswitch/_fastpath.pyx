@@ -32,17 +32,18 @@ from libc.errno cimport EAGAIN, EBADF, EBADFD, ECONNRESET, EINTR, EINVAL, EIO, E
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
-from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
 from vswitch.arp._neighbours cimport neighbours_close, neighbours_open
 from vswitch.bridge._fdb cimport NOBODY, FdbEntry, fdb_close, fdb_expire, fdb_find, fdb_key, fdb_learn, fdb_open
 from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
-    add_relaxed, load32, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
+    add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
 )
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
-from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT, Record
+from vswitch.observe._record cimport capture
+from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT
 from vswitch.wire._checksum cimport finish_checksum
 from vswitch.wire._segment cimport Segmenter, segment_next, segment_open
 from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM, VnetHeader
@@ -76,6 +77,18 @@ cdef extern from "<sys/socket.h>" nogil:
     enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_TRUNC
     ssize_t recv(int fd, void *data, size_t length, int flags)
     ssize_t send(int fd, const void *data, size_t length, int flags)
+
+cdef extern from * nogil:
+    """
+    #if defined(__SANITIZE_ADDRESS__)
+    #include <sanitizer/asan_interface.h>
+    #define vs_fence(start, used, room) (ASAN_UNPOISON_MEMORY_REGION((start), (room)), \\
+        ASAN_POISON_MEMORY_REGION((start) + (used), (size_t)(room) - (used)))
+    #else
+    #define vs_fence(start, used, room) ((void)0)
+    #endif
+    """
+    void fence "vs_fence"(uint8_t *start, size_t used, size_t room)     # sanitize builds: nothing may touch what is behind `used`
 
 cdef enum:
     WAKE = 0xFFFFFFFF       # epoll's name for the wake-up descriptor; ports have their index
@@ -217,8 +230,13 @@ cdef void quiet(int fd) noexcept nogil:
 
 
 cdef void tell_control(Switch *sw) noexcept nogil:
-    """Wakes control if this batch left it something and it hasn't been told since it last looked."""
+    """Wakes control if this batch left it something and it hasn't been told since it last looked; captures' writers too."""
     cdef uint64_t one = 1
+    cdef int slot
+    for slot in range(MAX_SESSIONS if sw.captured else 0):
+        if sw.captured >> slot & 1 and sw.sessions[slot] != NULL and swap32(&sw.sessions[slot].ring.waiting, 0):
+            write(sw.sessions[slot].wake_fd, &one, 8)
+    sw.captured = 0
     if sw.notify:
         sw.notify = 0
         if swap32(&sw.notify_wanted, 0):
@@ -269,6 +287,7 @@ cdef bint read_frame(Switch *sw, Port *port, Frame *frame) noexcept nogil:
     cdef size_t room = FRAME_BYTES + (VNET_BYTES if port.vnet else 0)
     cdef iovec iov
     cdef ssize_t got
+    fence(sw.rx, VNET_BYTES + FRAME_BYTES, VNET_BYTES + FRAME_BYTES)
     while True:
         if port.kind == PORT_PACKET:
             got = recv(port.fd, into, room, MSG_DONTWAIT | MSG_TRUNC)
@@ -298,6 +317,7 @@ cdef bint read_frame(Switch *sw, Port *port, Frame *frame) noexcept nogil:
         memset(sw.rx, 0, VNET_BYTES)
         got = VNET_BYTES
     frame.length = <uint32_t>(got - VNET_BYTES)
+    fence(sw.rx, VNET_BYTES + min(frame.length, <uint32_t>FRAME_BYTES), VNET_BYTES + FRAME_BYTES)
     frame.finished = NULL
     frame.packet_id = 0
     return True
@@ -531,6 +551,7 @@ cdef bint untag(Switch *sw, const Frame *frame, Frame *plain, VnetHeader *bare) 
     plain.data = plain.finished = sw.scratch
     plain.length -= shift
     plain.l3, plain.tags, plain.ethertype = ETHERNET, 0, <uint16_t>read16(frame.data + at)
+    fence(sw.scratch, plain.length, FRAME_BYTES)
     memcpy(sw.scratch, frame.data, 12)
     memcpy(sw.scratch + 12, frame.data + at, plain.length - 12)
     if frame.vnet.flags & VNET_NEEDS_CSUM:
@@ -788,12 +809,13 @@ cdef uint8_t *finished(Switch *sw, Frame *frame) noexcept nogil:
         frame.finished = frame.data
         if frame.vnet.flags & VNET_NEEDS_CSUM:
             frame.finished = sw.scratch
+            fence(sw.scratch, frame.length, FRAME_BYTES)
             memcpy(sw.scratch, frame.data, frame.length)
             finish_checksum(sw.scratch, frame.length, frame.vnet.csum_start, frame.vnet.csum_offset)
     return frame.finished
 
 
-# ---- control's frames, captures
+# ---- control's frames
 
 
 cdef void send_injected(Switch *sw) noexcept nogil:
@@ -827,55 +849,6 @@ cdef void inject(Switch *sw, const InjectHeader *header, uint32_t length) noexce
         port = sw.ports[network.ports[i]]
         if port.index != header.port and not port.gone:
             send_plain(sw, port, port, sw.reply + VNET_BYTES, length)
-
-
-cdef void capture(Switch *sw, Port *port, Frame *frame, uint8_t direction, Drop reason) noexcept nogil:
-    """One record for each capture that watches this port; a full ring loses it and counts."""
-    cdef int slot
-    cdef uint64_t one = 1, time_ns
-    cdef uint32_t kept
-    cdef Session *session
-    cdef Record *record
-    if frame.packet_id == 0:
-        sw.packet_ids += 1
-        frame.packet_id = sw.packet_ids
-    time_ns = wall_time(sw)
-    for slot in range(MAX_SESSIONS):
-        session = sw.sessions[slot]
-        if session == NULL or not port.captured_by >> slot & 1:
-            continue
-        kept = frame.length if frame.length < session.snaplen else session.snaplen
-        record = <Record *>ring_reserve(&session.ring, sizeof(Record) + kept)
-        if record != NULL:
-            fill_record(record, port, frame, direction, reason)
-            record.time_ns = time_ns
-            record.captured = kept
-            memcpy(<uint8_t *>record + sizeof(Record), frame.data, kept)
-            ring_commit(&session.ring, sizeof(Record) + kept)
-        if load32(&session.ring.waiting) and swap32(&session.ring.waiting, 0):
-            write(session.wake_fd, &one, 8)
-
-
-cdef void fill_record(Record *record, Port *port, Frame *frame, uint8_t direction, Drop reason) noexcept nogil:
-    record.packet_id = frame.packet_id
-    record.length = frame.length
-    record.port = port.index
-    record.network = port.network
-    record.csum_start = frame.vnet.csum_start
-    record.csum_offset = frame.vnet.csum_offset
-    record.direction = direction
-    record.drop = <uint8_t>reason
-    record.vnet_flags = frame.vnet.flags if reason != Drop.BAD_VNET_HEADER else 0
-    record.gso_type = frame.vnet.gso_type if reason != Drop.BAD_VNET_HEADER else 0
-
-
-cdef uint64_t wall_time(Switch *sw) noexcept nogil:
-    """Nanoseconds since the epoch: a capture's stamps are per frame, not per turn, since a turn of super-frames lasts a millisecond."""
-    cdef timespec now
-    if sw.stepped:
-        return sw.now_ns + sw.realtime_ns
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 def limits() -> dict:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why frames die: every drop has one of these names, in counters, captures and `vswitch drops`.
 
-The dataplane's own reasons stand in datapath/_drops.pxd in the same order; DHCP's come from its engine. A name is part of the
-interface: scripts and dashboards use it, so it is never renamed or reused.
+The dataplane's own reasons stand in datapath/_drops.pxd in the same order; DHCP's come from its engine. A name is
+part of the interface: scripts and dashboards use it, so it is never renamed or reused.
 """
+
 from __future__ import annotations
 
 EXPLANATIONS: dict[str, str] = {

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the API tests."""
 from __future__ import annotations
 
 from collections.abc import Iterator

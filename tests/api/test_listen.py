@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from vswitch.control.api.listen import listen
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 HOLDER = """
 import sys, time

@@ -22,7 +22,7 @@ from vswitch.cli.output import emit_table, printable
 
 VSWITCH = [sys.executable, "-m", "vswitch.cli.main"]
 HEAVY = {"aiohttp", "rich", "pyroute2", "uvloop", "asyncio", "http.client", "email", "ssl", "pytun", "dpkt"}
-FOR_NAMESPACES_ONLY = {"msgspec", "vswitch.control.model", "vswitch.ports"}
+FOR_NAMESPACES_ONLY = {"msgspec", "vswitch.model", "vswitch.ports"}
 SHOW_IMPORTS = """
 import json, sys
 from vswitch.cli.main import status_of

@@ -17,7 +17,7 @@ def _containers(prefix: list[str]) -> Iterator[Containers]:
     containers = Containers(folder, prefix)
     if prefix:
         probe = subprocess.run(
-            [*prefix, sys.executable, "-c", "import vswitch.container._linux, vswitch.control.model"],
+            [*prefix, sys.executable, "-c", "import vswitch.container._linux, vswitch.model"],
             env=containers.environment(), capture_output=True, text=True,
         )  # fmt: skip
         if probe.returncode:

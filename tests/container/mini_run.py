@@ -10,7 +10,7 @@ import sys
 
 from vswitch.container import capabilities
 from vswitch.container.files import Files
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 FILES = Files("nameserver 192.0.2.53\n", "127.0.0.1\tlocalhost\n192.0.2.7\tbox\n", "box\n")
 

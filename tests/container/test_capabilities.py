@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from vswitch.container import capabilities
 from vswitch.container.capabilities import ALL, DOCKER_DEFAULT, NAMES, NUMBERS, wanted
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 HEADER = Path("/usr/include/linux/capability.h")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from vswitch.container import files
 from vswitch.container.files import ResolvConf
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 SYSTEMD_STUB = """\
 # This is /run/systemd/resolve/stub-resolv.conf managed by man:systemd-resolved(8).

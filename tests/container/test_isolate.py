@@ -6,7 +6,7 @@ import os
 import pytest
 
 from vswitch.container import isolate
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 SETTINGS = {
     isolate.MAX_USER_NAMESPACES: "15000",

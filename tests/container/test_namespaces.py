@@ -10,7 +10,7 @@ import pytest
 from mini_containers import AS_ORDINARY, ORDINARY_UID, Containers, alive, until
 
 from vswitch.container import namespaces
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 NAME = f"vt-cont-ns-{os.getpid()}"
 
@@ -159,7 +159,7 @@ def test_a_users_container_is_opened_by_root_with_its_user_namespace(as_ordinary
 OPEN_AS_SOMEBODY = (
     "import json, sys\n"
     "from vswitch.container import namespaces\n"
-    "from vswitch.control.model import Refused\n"
+    "from vswitch.model import Refused\n"
     "try:\n"
     "    what = sys.argv[1]\n"
     "    found = namespaces.open_pid(int(what)).netns_fd if what.isdigit() else namespaces.open_netns(what)\n"

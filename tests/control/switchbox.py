@@ -19,10 +19,10 @@ from random import Random
 from vswitch.clock import SteppedClock, settle
 from vswitch.config import parse
 from vswitch.container.namespaces import pid_started
-from vswitch.control.model import AttachmentSpec, ContainerSpec, NamespaceOrigin
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
 from vswitch.control.twins import MemoryDatapath, MemoryHost, MemoryKeeper, MemoryNamespaces, MemoryWatcher
+from vswitch.model import AttachmentSpec, ContainerSpec, NamespaceOrigin
 
 PATIENCE_S = 20.0
 

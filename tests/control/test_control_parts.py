@@ -19,7 +19,6 @@ from vswitch.control.events import QUEUE_LIMIT, Events
 from vswitch.control.host import ProcHost, parse_routes4, parse_routes6
 from vswitch.control.inventory import Indexes
 from vswitch.control.jobs import Abandoned, Jobs
-from vswitch.control.model import Refused
 from vswitch.control.names import (
     ADJECTIVES,
     NOUNS,
@@ -31,6 +30,7 @@ from vswitch.control.names import (
     new_id,
     resolve,
 )
+from vswitch.model import Refused
 
 MAC = bytes.fromhex("0242ac110002")
 

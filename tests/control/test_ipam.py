@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vswitch.control.ipam import AddressPool
-from vswitch.control.model import Refused, SubnetSpec
 from vswitch.control.subnets import plan_subnet
+from vswitch.model import Refused, SubnetSpec
 
 
 def pool(subnet: str, **rest) -> AddressPool:

@@ -15,8 +15,8 @@ import threading
 import pytest
 from switchbox import simulated
 
-from vswitch.control.model import Refused
 from vswitch.control.store import MIGRATIONS, Delete, Put, Store, StoreError
+from vswitch.model import Refused
 
 
 async def opened(path) -> Store:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vswitch.control.model import Refused, SubnetSpec
 from vswitch.control.subnets import (
     SubnetPool,
     free_subnet,
@@ -20,6 +19,7 @@ from vswitch.control.subnets import (
     plan_subnet,
     random_local_subnet,
 )
+from vswitch.model import Refused, SubnetSpec
 
 POOL = IPv4Network("10.0.0.0/24")
 PARTS = st.builds(

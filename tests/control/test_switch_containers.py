@@ -9,7 +9,7 @@ import os
 import pytest
 from switchbox import Box, quiet, simulated, until
 
-from vswitch.control.model import (
+from vswitch.model import (
     AttachmentSpec,
     ContainerSpec,
     NamespaceOrigin,

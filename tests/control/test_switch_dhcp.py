@@ -15,9 +15,9 @@ from switchbox import Box, quiet, simulated, until
 from vswitch.control.addresses import LeasableAddresses
 from vswitch.control.ipam import AddressPool
 from vswitch.control.leases import _decoded, _stored
-from vswitch.control.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
 from vswitch.control.subnets import plan_subnet
 from vswitch.datapath.plane import Punt
+from vswitch.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
 
 
 def ask(box: Box, frame: bytes, index: int | None = None) -> None:

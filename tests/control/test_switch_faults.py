@@ -10,9 +10,9 @@ import os
 import pytest
 from switchbox import Box, quiet, simulated
 
-from vswitch.control.model import AttachmentSpec, NetworkSpec, Refused
 from vswitch.control.store import Store
 from vswitch.datapath.plane import PlaneEvent
+from vswitch.model import AttachmentSpec, NetworkSpec, Refused
 
 STEPS = {
     "namespaces": ("attach", "remove"),

@@ -14,11 +14,11 @@ from switchbox import until
 from vswitch.config import parse
 from vswitch.container.namespaces import open_netns, origin
 from vswitch.container.watch import NamespaceWatcher
-from vswitch.control.model import AttachmentSpec, ContainerSpec, NetworkSpec, Refused
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
 from vswitch.control.twins import MemoryKeeper
 from vswitch.datapath.plane import Datapath
+from vswitch.model import AttachmentSpec, ContainerSpec, NetworkSpec, Refused
 from vswitch.ports.enter import AttachHelper
 
 pytestmark = pytest.mark.root

@@ -10,7 +10,7 @@ import pytest
 from switchbox import Box, simulated
 
 from vswitch.config import parse
-from vswitch.control.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
+from vswitch.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
 
 
 @simulated

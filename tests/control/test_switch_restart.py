@@ -9,9 +9,9 @@ import pytest
 from switchbox import Box, quiet, simulated, until
 
 from vswitch.config import parse
-from vswitch.control.model import AttachmentSpec, NamespaceOrigin, NetworkSpec, Refused, SubnetSpec
 from vswitch.control.recovery import still_there
 from vswitch.control.store import Put, StoreError
+from vswitch.model import AttachmentSpec, NamespaceOrigin, NetworkSpec, Refused, SubnetSpec
 
 
 def same(view, other) -> bool:

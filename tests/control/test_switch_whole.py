@@ -9,8 +9,8 @@ import struct
 from dhcp_client import ACK, DISCOVER, OFFER, REQUEST, question
 from switchbox import Box, simulated, until
 
-from vswitch.control.model import AttachmentSpec, NetworkSpec
 from vswitch.datapath.plane import Datapath
+from vswitch.model import AttachmentSpec, NetworkSpec
 
 GATEWAY_MAC = bytes.fromhex("0242ac110001")
 

@@ -11,9 +11,9 @@ import frames
 import pytest
 from frames import BROADCAST, C_TAG, echo, experimental, mac, tagged, vnet
 from memory_switch import GATEWAY, MemorySwitch
+from vswitch.datapath._drops import NAMES, Drop
 
 from vswitch import drops
-from vswitch.datapath._drops import NAMES, Drop
 
 A4, B4, GATEWAY4, OUTSIDE4 = "172.17.0.2", "172.17.0.3", "172.17.0.1", "192.0.2.1"
 A6, B6, GATEWAY6 = "fd00::2", "fd00::3", "fd00::1"
@@ -37,7 +37,14 @@ class Scene:
         self.switch = switch
         self.a, self.b = switch.host(assigned=True, vnet=True), switch.host(assigned=True)
         self.c = switch.host()
-        for address, host in ((GATEWAY4, None), (GATEWAY6, None), (A4, self.a), (A6, self.a), (B4, self.b), (B6, self.b)):
+        for address, host in (
+            (GATEWAY4, None),
+            (GATEWAY6, None),
+            (A4, self.a),
+            (A6, self.a),
+            (B4, self.b),
+            (B6, self.b),
+        ):
             switch.bind(address, host)
 
     def sent(self, frame: bytes, header: bytes | None = None, *, times: int = 1) -> dict:
@@ -135,7 +142,7 @@ SCENES = {
     "tx_refused": lambda scene: refusing_receiver(scene, unwritable),
     "tx_error": too_small_receiver,
 }
-NEEDS_ROOT = {"tx_link_down"}     # a TAP whose interface is down: test_real_taps.py
+NEEDS_ROOT = {"tx_link_down"}  # a TAP whose interface is down: test_real_taps.py
 
 
 def test_every_reason_has_a_scene():

@@ -41,11 +41,16 @@ class Mutator:
         chance = self.chance
         if chance.random() < 0.05:
             return chance.randbytes(chance.randint(1, 200))
-        to = chance.choice([*others, GATEWAY, GATEWAY, BROADCAST, ALL_NODES, frames.mac(99), bytes.fromhex("0180c2000003")])
+        to = chance.choice(
+            [*others, GATEWAY, GATEWAY, BROADCAST, ALL_NODES, frames.mac(99), bytes.fromhex("0180c2000003")]
+        )
         me = source if chance.random() < 0.95 else chance.choice([*others, GATEWAY, bytes(6), BROADCAST])
         made = bytes(chance.choice(self.kinds)(to, me))
         if chance.random() < 0.25:
-            tags = [(chance.choice([C_TAG, S_TAG]), chance.choice([0, 0xE000, 5, 4095])) for _ in range(chance.randint(1, 4))]
+            tags = [
+                (chance.choice([C_TAG, S_TAG]), chance.choice([0, 0xE000, 5, 4095]))
+                for _ in range(chance.randint(1, 4))
+            ]
             made = bytes(frames.tagged(made, *tags))
         while chance.random() < 0.5:
             made = self.spoiled(made)
@@ -58,9 +63,13 @@ class Mutator:
             return bytes(12)
         try:
             gso = chance.random() < 0.6
-            made = frames.offload_header(frame, frames.gso_type_of(frame) if gso else 0, chance.choice([8, 100, 536, 1400]) if gso else 0)
+            made = frames.offload_header(
+                frame, frames.gso_type_of(frame) if gso else 0, chance.choice([8, 100, 536, 1400]) if gso else 0
+            )
         except (TypeError, KeyError, IndexError):
-            made = frames.vnet(1, chance.choice([0, 1, 4, 5]), 0, 100, chance.choice([14, 34, 54]), chance.choice([2, 6, 16]))
+            made = frames.vnet(
+                1, chance.choice([0, 1, 4, 5]), 0, 100, chance.choice([14, 34, 54]), chance.choice([2, 6, 16])
+            )
         while chance.random() < 0.4:
             at = chance.randrange(12)
             made = (made[:at] + chance.choice([*EXTREMES, chance.randbytes(2)]) + made[at + 1 :])[:12]
@@ -84,7 +93,7 @@ class Mutator:
             return frame[:at] + chance.randbytes(chance.randint(1, 4)) + frame[at:]
         if kind == 5:
             return frame[:at] + frame[at + chance.randint(1, 8) :]
-        value = chance.randbytes(2)     # among the headers, where it hurts
+        value = chance.randbytes(2)  # among the headers, where it hurts
         at = min(at, chance.randint(12, 70))
         return frame[:at] + value + frame[at + 2 :]
 
@@ -99,7 +108,9 @@ class Mutator:
         return self.chance.choice(of), self.chance.choice(of)
 
     def plain(self, to: bytes, me: bytes) -> bytes:
-        return frames.ethernet(to, me, self.chance.choice([0x88B5, 0x8847, 60, 0x0800, 0x0806, 0x86DD]), self.data()[:1500])
+        return frames.ethernet(
+            to, me, self.chance.choice([0x88B5, 0x8847, 60, 0x0800, 0x0806, 0x86DD]), self.data()[:1500]
+        )
 
     def arp(self, to: bytes, me: bytes) -> bytes:
         sha = me if self.chance.random() < 0.8 else GATEWAY
@@ -107,19 +118,39 @@ class Mutator:
         return frames.arp(self.chance.choice([1, 1, 2, 8]), sha=sha, spa=spa, tpa=tpa, to=to, source=me)
 
     def discovery(self, to: bytes, me: bytes) -> bytes:
-        return frames.solicitation(me, self.chance.choice(ADDRESSES6), self.chance.choice(ADDRESSES6), to=to, dst=self.chance.choice(ADDRESSES6))
+        return frames.solicitation(
+            me,
+            self.chance.choice(ADDRESSES6),
+            self.chance.choice(ADDRESSES6),
+            to=to,
+            dst=self.chance.choice(ADDRESSES6),
+        )
 
     def advertisement(self, to: bytes, me: bytes) -> bytes:
         return frames.advertisement(me, self.chance.choice(ADDRESSES6), self.chance.choice(ADDRESSES6), to=to)
 
     def echo(self, to: bytes, me: bytes) -> bytes:
-        return frames.echo(to, me, self.chance.choice(ADDRESSES), self.chance.choice(ADDRESSES), self.data(), options=bytes(self.chance.choice([0, 4, 40])))
+        return frames.echo(
+            to,
+            me,
+            self.chance.choice(ADDRESSES),
+            self.chance.choice(ADDRESSES),
+            self.data(),
+            options=bytes(self.chance.choice([0, 4, 40])),
+        )
 
     def echo6(self, to: bytes, me: bytes) -> bytes:
         return frames.echo6(to, me, self.chance.choice(ADDRESSES6), self.chance.choice(ADDRESSES6), self.data())
 
     def tcp(self, to: bytes, me: bytes) -> bytes:
-        made = frames.tcp(to, me, *self.pair(), self.data(), flags=self.chance.randrange(256), options=bytes(self.chance.choice([0, 12, 40])))
+        made = frames.tcp(
+            to,
+            me,
+            *self.pair(),
+            self.data(),
+            flags=self.chance.randrange(256),
+            options=bytes(self.chance.choice([0, 12, 40])),
+        )
         return reference.unfinished(made) if self.chance.random() < 0.7 else made
 
     def udp(self, to: bytes, me: bytes) -> bytes:
@@ -131,8 +162,16 @@ class Mutator:
 
     def fragment(self, to: bytes, me: bytes) -> bytes:
         src, dst = self.chance.choice(ADDRESSES), self.chance.choice(ADDRESSES)
-        return frames.ipv4(to, me, src, dst, self.chance.choice([1, 6, 17]), self.data()[:1400], offset=8 * self.chance.randrange(200),
-                           more=self.chance.random() < 0.5)
+        return frames.ipv4(
+            to,
+            me,
+            src,
+            dst,
+            self.chance.choice([1, 6, 17]),
+            self.data()[:1400],
+            offset=8 * self.chance.randrange(200),
+            more=self.chance.random() < 0.5,
+        )
 
     def extended(self, to: bytes, me: bytes) -> bytes:
         """An IPv6 packet behind a chain of extension headers."""
@@ -142,7 +181,13 @@ class Mutator:
         for following in [*kinds[1:], made[20]]:
             length = chance.choice([0, 0, 0, 1, 3])
             chain += bytes([following, length]) + bytes(6 + 8 * length)
-        return made[:18] + struct.pack(">HB", len(made) - 54 + len(chain) & 0xFFFF, kinds[0]) + made[21:54] + chain + made[54:]
+        return (
+            made[:18]
+            + struct.pack(">HB", len(made) - 54 + len(chain) & 0xFFFF, kinds[0])
+            + made[21:54]
+            + chain
+            + made[54:]
+        )
 
     def tcp6(self, to: bytes, me: bytes) -> bytes:
         return reference.unfinished(frames.tcp(to, me, "fd00::1", "fd00::2", self.data()))

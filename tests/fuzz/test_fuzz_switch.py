@@ -20,8 +20,8 @@ import reference
 from frames import GSO_ECN, describe
 from memory_switch import GATEWAY, MemoryHost, MemorySwitch
 from mutations import Mutator
-
 from vswitch.datapath._drops import NAMES
+
 from vswitch.datapath._plane import Dataplane
 
 SECONDS = float(os.environ.get("VSWITCH_FUZZ_SECONDS", "3"))
@@ -32,7 +32,7 @@ STEPS_PER_SWITCH = 400
 
 
 class Town:
-    """A switch with two networks and every kind of port in each; what was last done to it is kept for the failure's text."""
+    """A switch with two networks and every kind of port in each; what was last done to it is kept for a failure."""
 
     def __init__(self, seed: int):
         self.chance = random.Random(seed)
@@ -57,7 +57,11 @@ class Town:
         assigned = chance.random() < 0.5
         try:
             host = self.switch.host(
-                network=network, assigned=assigned, guard=assigned and chance.random() < 0.8, vnet=chance.random() < 0.6, gso=chance.randrange(8)
+                network=network,
+                assigned=assigned,
+                guard=assigned and chance.random() < 0.8,
+                vnet=chance.random() < 0.6,
+                gso=chance.randrange(8),
             )
         except ValueError:
             return
@@ -121,7 +125,7 @@ def one_frame(town: Town) -> None:
     town.last = f"{sender}: {header and header.hex()} {describe(frame)} {frame[:200].hex()}"
     before = town.state()
     if not frame and not sender.vnet:
-        return      # an empty message is no frame
+        return  # an empty message is no frame
     with contextlib.suppress(BlockingIOError):
         sender.send(frame, header)
     town.switch.step()
@@ -144,7 +148,7 @@ def one_frame(town: Town) -> None:
 
 
 def check_received(host: MemoryHost, sender: MemoryHost, frame: bytes, header: bytes) -> None:
-    """What may come out of a port: the frame in a form that the port can take, or the gateway's answer to its sender."""
+    """What may come out of a port: the frame in a form that it can take, or the gateway's answer to its sender."""
     if not host.vnet:
         got = [(bytes(12), one) for one in host.received()]
     else:
@@ -273,7 +277,7 @@ def sums(counts) -> dict[str, int]:
 
 @pytest.mark.parametrize("threads", [2])
 def test_a_running_switch_survives_control_and_frames_at_the_same_time(threads):
-    """Frames from several threads, while control adds, removes, binds, lists and injects; nothing is asserted but life."""
+    """Frames from several threads, while control adds, removes, binds, lists and injects; only life is asserted."""
     chance, until = random.Random(SEED), time.monotonic() + SECONDS
     plane = Dataplane(mac_capacity=CAPACITY, mac_share=SHARE, neighbour_capacity=64, age_s=1)
     runner = threading.Thread(target=plane.run)
@@ -321,10 +325,24 @@ class Threaded:
         else:
             host = MemoryHost(None, index, index % 2, frames.mac(index), chance.random() < 0.5)
             self.hosts[index] = host
-            self.done(plane.post_port_add(index, host.port.fileno(), index % 2, kind=chance.choice(["packet", "tap"]), vnet_header=host.vnet,
-                                          gso=chance.randrange(8), mac=host.mac if chance.random() < 0.5 else None, guard=chance.random() < 0.5))
+            self.done(
+                plane.post_port_add(
+                    index,
+                    host.port.fileno(),
+                    index % 2,
+                    kind=chance.choice(["packet", "tap"]),
+                    vnet_header=host.vnet,
+                    gso=chance.randrange(8),
+                    mac=host.mac if chance.random() < 0.5 else None,
+                    guard=chance.random() < 0.5,
+                )
+            )
         with contextlib.suppress(LookupError):
-            self.done(plane.post_neighbour(index % 2, frames.ip(f"10.0.0.{index}"), chance.choice([None, frames.mac(index)]), index))
+            self.done(
+                plane.post_neighbour(
+                    index % 2, frames.ip(f"10.0.0.{index}"), chance.choice([None, frames.mac(index)]), index
+                )
+            )
         self.done(plane.post_snapshot(chance.random() < 0.5))
         plane.inject(chance.randbytes(100), index % 2, port=index, flood=chance.random() < 0.5)
         plane.punts()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real vswitch-run in a network namespace that plays the host, the real client, and real namespaces as containers."""
+
 from __future__ import annotations
 
 import contextlib
@@ -38,8 +39,14 @@ class Namespace:
 
     def run(self, *command: str, check: bool = True, timeout: float = 60, **options) -> subprocess.CompletedProcess:
         """Runs a program in it to its end; a failure shows what it wrote."""
-        done = subprocess.run(["nsenter", f"--net={self.path}", *command], text=True, timeout=timeout,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+        done = subprocess.run(
+            ["nsenter", f"--net={self.path}", *command],
+            text=True,
+            timeout=timeout,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
         assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
         return done
 
@@ -67,8 +74,19 @@ class LivingSwitch:
         """Starts it and waits until it answers."""
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.scratch)}
         with open(self.log, "a") as log:
-            self.process = self.host.start(str(BIN / "vswitch-run"), "--socket", self.socket, "--state-dir", str(self.scratch / "state"),
-                                           "--log-format", "text", *self.options, stdout=log, stderr=log, env=environment)
+            self.process = self.host.start(
+                str(BIN / "vswitch-run"),
+                "--socket",
+                self.socket,
+                "--state-dir",
+                str(self.scratch / "state"),
+                "--log-format",
+                "text",
+                *self.options,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
         eventually(self.answers, f"vswitch-run answers; its log: {self.log.read_text()}")
 
     def answers(self) -> bool:
@@ -82,15 +100,21 @@ class LivingSwitch:
 
     def __call__(self, *arguments: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess:
         """`vswitch ARGUMENTS`: stdout and stderr apart; a failure shows both."""
-        done = subprocess.run([str(BIN / "vswitch"), *arguments], text=True, capture_output=True, timeout=timeout,
-                              env={**os.environ, "VSWITCH_SOCKET": self.socket})
+        done = subprocess.run(
+            [str(BIN / "vswitch"), *arguments],
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            env={**os.environ, "VSWITCH_SOCKET": self.socket},
+        )
         assert not check or done.returncode == 0, f"vswitch {arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done
 
     def popen(self, *arguments: str, **options) -> subprocess.Popen:
         """`vswitch ARGUMENTS` in the background."""
-        return subprocess.Popen([str(BIN / "vswitch"), *arguments], text=True,
-                                env={**os.environ, "VSWITCH_SOCKET": self.socket}, **options)
+        return subprocess.Popen(
+            [str(BIN / "vswitch"), *arguments], text=True, env={**os.environ, "VSWITCH_SOCKET": self.socket}, **options
+        )
 
     def json(self, *arguments: str):
         """What a listing prints with --json."""

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real systemd as pid 1 of a container whose root is an overlay over this machine's, thrown away afterwards."""
+
 from __future__ import annotations
 
 import os
@@ -22,7 +23,8 @@ rm -rf "$1"/root/run/* "$1"/root/etc/systemd/system/multi-user.target.wants/*
 cp "$2" "$1/root/etc/systemd/system/vswitch.service"
 mkdir "$1/root/etc/systemd/system/vswitch.service.d"
 cp "$3" "$1/root/etc/systemd/system/vswitch.service.d/test.conf"
-exec systemd-nspawn -q -D "$1/root" --register=no --keep-unit --private-network -M "$4" --bind=/dev/net/tun --bind-ro="$5" --bind-ro="$6" \
+exec systemd-nspawn -q -D "$1/root" --register=no --keep-unit --private-network -M "$4" --bind=/dev/net/tun
+--bind-ro="$5" --bind-ro="$6" \
     --boot systemd.unit=basic.target systemd.log_target=console
 """
 
@@ -43,9 +45,27 @@ class SystemdMachine:
             join = lambda: (self.group / "cgroup.procs").write_text(str(os.getpid()))  # noqa: E731
         with open(self.log, "w") as log:
             self.process = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "sh", "-ec", BOOT, "sh", str(place), str(PACKAGED / "vswitch.service"),
-                 str(drop_in), f"vt{os.getpid()}", str(TOP), sys.prefix],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=join)
+                [
+                    "unshare",
+                    "--mount",
+                    "--propagation",
+                    "private",
+                    "sh",
+                    "-ec",
+                    BOOT,
+                    "sh",
+                    str(place),
+                    str(PACKAGED / "vswitch.service"),
+                    str(drop_in),
+                    f"vt{os.getpid()}",
+                    str(TOP),
+                    sys.prefix,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                preexec_fn=join,
+            )
         eventually(self._booted, f"systemd has booted: {self.log.read_text()}", 30)
         self.pid = self._leader()
 
@@ -59,17 +79,29 @@ class SystemdMachine:
         while todo:
             pid = todo.pop()
             todo += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-            if "systemd.unit=basic.target" in Path(f"/proc/{pid}/cmdline").read_text() and "NSpid" in Path(f"/proc/{pid}/status").read_text():
-                inside = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("NSpid"))
+            if (
+                "systemd.unit=basic.target" in Path(f"/proc/{pid}/cmdline").read_text()
+                and "NSpid" in Path(f"/proc/{pid}/status").read_text()
+            ):
+                inside = next(
+                    line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("NSpid")
+                )
                 if inside.split()[-1] == "1" and pid != self.process.pid:
                     return pid
         raise AssertionError("no pid 1 in the machine")
 
     def __call__(self, *command: str, check: bool = True) -> str:
         """Runs a program in the machine."""
-        done = subprocess.run(["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "--", *command], text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60)
-        assert not check or done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}\n{self.log.read_text()[-3000:]}"
+        done = subprocess.run(
+            ["nsenter", "-t", str(self.pid), "-m", "-u", "-i", "-n", "-p", "-C", "--", *command],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+        )
+        assert not check or done.returncode == 0, (
+            f"{command}: {done.returncode}\n{done.stdout}\n{self.log.read_text()[-3000:]}"
+        )
         return done.stdout
 
     def vswitch(self, *arguments: str, check: bool = True) -> str:

@@ -2,6 +2,7 @@
 """The attach helper: TAPs brought out of real namespaces, by root."""
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import uvloop
 from throwaway import DEADLINE_S, Namespace, elsewhere, eventually, ip, namespace, open_descriptors
 
 from vswitch.container import namespaces
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports import enter, inside, keeper, messages
 from vswitch.ports.enter import AttachHelper, InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
@@ -765,6 +766,54 @@ def test_a_tap_whose_interface_vanishes_on_the_way_is_refused(run, played):
 
     run(scenario())
     assert pipe.given_up()
+
+
+def test_a_switch_without_room_for_a_descriptor_says_so(run, played):
+    helper, channel = played
+
+    async def scenario():
+        task = asyncio.create_task(helper.attach(0, None, PLAN))
+        request = await request_from(channel)
+        channel.send(messages.encode(Parcel(request.id)))  # what it carried did not fit
+        channel.send(messages.encode(Answer(request.id, "eth0", True, 7)))
+        with pytest.raises(Refused, match="ulimit -n") as caught:
+            await task
+        assert caught.value.status == 507
+
+    run(scenario())
+
+
+def test_a_helper_that_cannot_fork_says_so_and_lives_on(run, netns, monkeypatch):
+    calls = []
+
+    def fork_once():
+        calls.append(1)
+        if len(calls) > 1:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return real_fork()
+
+    real_fork = os.fork
+    with monkeypatch.context() as patch:
+        patch.setattr(inside, "return_to", go_nowhere)
+        patch.setattr(keeper, "os", KeeperOs(fork_once))
+        helper = AttachHelper.fork()
+    os.close(run(helper.attach(netns.fd, None, FLEETING)).fd)
+    pid = helper._pid
+    for _ in range(3):
+        with pytest.raises(Refused, match=r"cannot start a process .*: Resource temporarily"):
+            run(helper.attach(netns.fd, None, FLEETING))
+    assert helper._pid == pid
+    helper.close()
+
+
+class KeeperOs:
+    """The os module with another fork()."""
+
+    def __init__(self, fork):
+        self.fork = fork
+
+    def __getattr__(self, name):
+        return getattr(os, name)
 
 
 @pytest.mark.parametrize(

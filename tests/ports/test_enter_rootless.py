@@ -13,7 +13,7 @@ import subprocess
 import pytest
 from throwaway import STRANGER, Namespace, as_stranger, eventually, ip, namespace, open_descriptors, tun_node
 
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports import keeper, rtnl  # noqa: F401  (imported before the user changes: it may not be able to read the library)
 from vswitch.ports.enter import AttachHelper, InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan

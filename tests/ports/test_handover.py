@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from throwaway import elsewhere, open_descriptors
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 from vswitch.ports import handover
 from vswitch.ports.handover import DESCRIPTORS, TokenServer, offer
 

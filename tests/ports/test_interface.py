@@ -8,7 +8,7 @@ import pytest
 from throwaway import ip
 
 from vswitch.container._linux import CLONE_NEWNS, MS_BIND, MS_PRIVATE, MS_RDONLY, MS_REC, mount, unshare
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 from vswitch.ports import interface
 from vswitch.ports.interface import InterfacePlan, configure, free_name, unconfigure
 from vswitch.ports.tap import open_tap

@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 from vswitch.ports.memory import memory_pair
 from vswitch.ports.tap import adopt_packet_socket
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from throwaway import eventually, ip, tun_node
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 from vswitch.ports import tap
 from vswitch.ports.tap import GSO_TCP4, GSO_TCP6, GSO_UDP, adopt_tap, open_tap, release_tap
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vswitch.container import namespaces
 from vswitch.container._linux import CLONE_NEWNET, CLONE_NEWUSER, setns
-from vswitch.control.model import NamespaceOrigin
+from vswitch.model import NamespaceOrigin
 
 DEADLINE_S = 10.0
 STRANGER = 54321  # a uid that nobody has

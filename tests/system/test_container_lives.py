@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers come and go, and the switch outlives itself, seen from outside."""
+
 from __future__ import annotations
 
 import json
@@ -48,7 +49,10 @@ def test_a_deleted_namespace_is_noticed_and_not_kept_alive(switch: LivingSwitch)
 
 def test_an_attached_process_that_ends_takes_its_container_with_it(switch: LivingSwitch):
     process = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
-    eventually(lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino, "the namespace is there")
+    eventually(
+        lambda: os.stat(f"/proc/{process.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino,
+        "the namespace is there",
+    )
     inode = os.stat(f"/proc/{process.pid}/ns/net").st_ino
     switch("attach", "--pid", str(process.pid), "--name", "p")
     assert names(switch) == ["p"]
@@ -102,7 +106,9 @@ def test_containers_outlive_the_switch_and_traffic_goes_on(switch: LivingSwitch,
     after = json.loads(a.run("ip", "-j", "addr", "show", "eth0").stdout)[0]
     assert [row["local"] for row in after["addr_info"]] == [switch.address("a")]
     assert sorted(names(switch)) == ["a", "b", "r"]
-    answered = eventually(lambda: "bytes from" in ping.stdout.readline(), "the ping that ran all the time is answered again")
+    answered = eventually(
+        lambda: "bytes from" in ping.stdout.readline(), "the ping that ran all the time is answered again"
+    )
     assert answered
     ping.terminate()
     ping.wait()
@@ -122,8 +128,12 @@ def test_a_container_that_ended_while_the_switch_was_away_is_cleared_up(switch: 
 def test_a_second_switch_on_the_same_socket_is_refused_and_a_dead_ones_socket_replaced(switch: LivingSwitch):
     from living_switch import BIN
 
-    second = subprocess.run([str(BIN / "vswitch-run"), "--socket", switch.socket, "--state-dir", str(switch.scratch / "other")],
-                            capture_output=True, text=True, timeout=30)
+    second = subprocess.run(
+        [str(BIN / "vswitch-run"), "--socket", switch.socket, "--state-dir", str(switch.scratch / "other")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert second.returncode == 1 and len(second.stderr.strip().splitlines()) == 1, second.stderr
     switch.kill()
     assert os.path.exists(switch.socket)
@@ -153,7 +163,11 @@ def test_everything_is_refused_in_one_line(switch: LivingSwitch):
     for arguments, mentions in refusals.items():
         done = switch(*arguments, check=False)
         lines = done.stderr.strip().splitlines()
-        assert done.returncode in (1, 2, 125) and len(lines) == 1 and mentions in lines[0], (arguments, done.returncode, done.stderr)
+        assert done.returncode in (1, 2, 125) and len(lines) == 1 and mentions in lines[0], (
+            arguments,
+            done.returncode,
+            done.stderr,
+        )
     assert names(switch, "-a") == ["a"]
     a.run("ping", "-c", "1", "-W", "2", "10.9.0.1")
 

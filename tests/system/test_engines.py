@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers of real engines, made without a network and attached by their pid."""
+
 from __future__ import annotations
 
 import json
@@ -41,8 +42,17 @@ def root_filesystem(tmp_path) -> Path:
 def test_a_podman_container_without_network_joins_by_its_pid(switch: LivingSwitch, root_filesystem: Path, tmp_path):
     (tmp_path / "containers.conf").write_text(CONTAINERS_CONF)
     environment = {**os.environ, "CONTAINERS_CONF": str(tmp_path / "containers.conf")}
-    podman = ["nsenter", f"--net={switch.host.path}", "podman", "--root", str(tmp_path / "storage"), "--runroot", f"/run/{switch.prefix}",
-              "--storage-driver", "vfs"]
+    podman = [
+        "nsenter",
+        f"--net={switch.host.path}",
+        "podman",
+        "--root",
+        str(tmp_path / "storage"),
+        "--runroot",
+        f"/run/{switch.prefix}",
+        "--storage-driver",
+        "vfs",
+    ]
 
     def engine(*arguments: str) -> str:
         done = subprocess.run([*podman, *arguments], env=environment, capture_output=True, text=True, timeout=120)
@@ -70,10 +80,19 @@ def test_a_runc_container_without_network_joins_by_its_pid(switch: LivingSwitch,
     config["root"]["readonly"] = False
     (bundle / "config.json").write_text(json.dumps(config))
     name = f"{switch.prefix}runc"
-    subprocess.run(["runc", "--root", str(tmp_path / "runc"), "run", "-d", "-b", str(bundle), name], check=True,
-                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        ["runc", "--root", str(tmp_path / "runc"), "run", "-d", "-b", str(bundle), name],
+        check=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
-        state = json.loads(subprocess.run(["runc", "--root", str(tmp_path / "runc"), "state", name], check=True, capture_output=True).stdout)
+        state = json.loads(
+            subprocess.run(
+                ["runc", "--root", str(tmp_path / "runc"), "state", name], check=True, capture_output=True
+            ).stdout
+        )
         peer = switch.container("peer")
         switch("attach", "--pid", str(state["pid"]), "--name", "engine")
         peer.run("ping", "-c", "1", "-W", "2", switch.address("engine"))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captures of living switches, read back by Wireshark's command-line program."""
+
 from __future__ import annotations
 
 import os
@@ -15,7 +16,9 @@ CHECKED = [f"-o{protocol}.check_checksum:TRUE" for protocol in ("ip", "tcp", "ud
 
 
 def tshark(path, *options: str) -> str:
-    return subprocess.run(["tshark", "-r", str(path), *CHECKED, *options], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        ["tshark", "-r", str(path), *CHECKED, *options], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def started(switch: LivingSwitch, path, *options: str) -> subprocess.Popen:
@@ -48,10 +51,22 @@ def test_a_capture_holds_every_crossing_with_names_directions_and_right_checksum
     ended(capture)
     interfaces = set(tshark(path, "-T", "fields", "-e", "frame.interface_name").split())
     assert interfaces == {"a/eth0", "b/eth0"}
-    echo = tshark(path, "-Y", "icmp.type==8 && ip.dst==172.17.0.3", "-T", "fields", "-e", "frame.interface_name", "-e",
-                  "frame.packet_flags_direction")
+    echo = tshark(
+        path,
+        "-Y",
+        "icmp.type==8 && ip.dst==172.17.0.3",
+        "-T",
+        "fields",
+        "-e",
+        "frame.interface_name",
+        "-e",
+        "frame.packet_flags_direction",
+    )
     assert [line.split() for line in echo.splitlines()][:2] == [["a/eth0", "0x00000001"], ["b/eth0", "0x00000002"]]
-    assert tshark(path, "-Y", "ip.checksum.status==0 || tcp.checksum.status==0 || udp.checksum.status==0 || _ws.malformed") == ""
+    assert (
+        tshark(path, "-Y", "ip.checksum.status==0 || tcp.checksum.status==0 || udp.checksum.status==0 || _ws.malformed")
+        == ""
+    )
     assert int(tshark(path, "-Y", "tcp.len > 10000", "-T", "fields", "-e", "frame.number").count("\n")) > 10
     assert "no_route" in tshark(path, "-Y", "frame.comment", "-T", "fields", "-e", "frame.comment")
 
@@ -82,9 +97,16 @@ def test_a_container_that_comes_during_a_capture_is_in_it(switch: LivingSwitch, 
 def test_a_capture_to_stdout_can_be_read_while_it_runs(switch: LivingSwitch):
     a = switch.container("a")
     capture = switch.popen("capture", "-w", "-", stdout=subprocess.PIPE)
-    reader = subprocess.Popen(["tshark", "-l", "-c", "2", "-r", "-", "-T", "fields", "-e", "_ws.col.Protocol"],
-                              stdin=capture.stdout, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    eventually(lambda: (a.run("ping", "-c", "1", "172.17.0.1"), reader.poll() is not None)[1], "tshark has seen two frames")
+    reader = subprocess.Popen(
+        ["tshark", "-l", "-c", "2", "-r", "-", "-T", "fields", "-e", "_ws.col.Protocol"],
+        stdin=capture.stdout,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    eventually(
+        lambda: (a.run("ping", "-c", "1", "172.17.0.1"), reader.poll() is not None)[1], "tshark has seen two frames"
+    )
     assert "ICMP" in reader.stdout.read()
     capture.stdout.close()
     capture.send_signal(signal.SIGINT)

@@ -3,6 +3,7 @@
 
 /dev/net/tun has mode 0666 on distributions; these tests set it themselves and put the old mode back.
 """
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,9 @@ pytestmark = pytest.mark.root
 
 UID = 54323  # an ordinary user whom nobody knows
 TOP = Path(__file__).parents[2]
-BECOME = 'mount --bind "$1" "$3/src" && mount --bind "$2" "$3/venv" && cd "$3" && shift 3 && exec setpriv --reuid={0} --regid={0} --clear-groups "$@"'
+BECOME = """mount --bind "$1" "$3/src" && mount --bind "$2" "$3/venv" && cd "$3" && shift 3 &&
+exec setpriv --reuid={0} --regid={0} --clear-groups "$@"
+"""
 
 
 class RootlessSwitch:
@@ -37,25 +40,54 @@ class RootlessSwitch:
             os.chown(place / folder, UID, UID)
         place.chmod(0o755)
         (place / "run").chmod(0o700)
-        self.environment = {"HOME": f"{place}/home", "XDG_RUNTIME_DIR": f"{place}/run", "XDG_STATE_HOME": f"{place}/home/state",
-                            "PATH": f"{place}/venv/bin:/usr/bin:/usr/sbin:/bin:/sbin", "PYTHONPATH": f"{place}/src"}
+        self.environment = {
+            "HOME": f"{place}/home",
+            "XDG_RUNTIME_DIR": f"{place}/run",
+            "XDG_STATE_HOME": f"{place}/home/state",
+            "PATH": f"{place}/venv/bin:/usr/bin:/usr/sbin:/bin:/sbin",
+            "PYTHONPATH": f"{place}/src",
+        }
         self.process: subprocess.Popen | None = None
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """`module`'s main() as the user, in a mount namespace of its own."""
         program = f"import sys; from {module} import main; sys.exit(main())"
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", BECOME.format(UID), "sh", str(TOP), sys.prefix,
-                str(self.place), "venv/bin/python", "-c", program, *arguments]
+        return [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            BECOME.format(UID),
+            "sh",
+            str(TOP),
+            sys.prefix,
+            str(self.place),
+            "venv/bin/python",
+            "-c",
+            program,
+            *arguments,
+        ]
 
     def start(self) -> None:
         with open(self.place / "log", "a") as log:
-            self.process = subprocess.Popen(self.command("vswitch.daemon.main"), env=self.environment, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                self.command("vswitch.daemon.main"), env=self.environment, stdout=log, stderr=log
+            )
         eventually(lambda: self("version", check=False).returncode == 0, "the user's switch answers")
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(self.command("vswitch.cli.main", *arguments), env=self.environment, text=True, capture_output=True,
-                              timeout=60)
-        assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log}"
+        done = subprocess.run(
+            self.command("vswitch.cli.main", *arguments),
+            env=self.environment,
+            text=True,
+            capture_output=True,
+            timeout=60,
+        )
+        assert not check or done.returncode == 0, (
+            f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log}"
+        )
         return done
 
     @property
@@ -108,14 +140,26 @@ def test_a_users_containers_reach_each_other_and_outlive_the_users_switch(user: 
 
 
 def test_a_user_runs_a_program_in_the_foreground_and_gets_its_status(user: RootlessSwitch):
-    done = user("run", "--", "sh", "-c", "ip -4 -br addr show eth0; busybox udhcpc -i eth0 -f -n -q -s /bin/true; exit 9", check=False)
+    done = user(
+        "run",
+        "--",
+        "sh",
+        "-c",
+        "ip -4 -br addr show eth0; busybox udhcpc -i eth0 -f -n -q -s /bin/true; exit 9",
+        check=False,
+    )
     assert done.returncode == 9, done.stdout + done.stderr
     assert "172.17.0.2/16" in done.stdout and "lease of 172.17.0.2" in done.stdout + done.stderr
 
 
 def test_a_user_attaches_a_process_in_namespaces_of_its_own(user: RootlessSwitch):
-    there = subprocess.Popen(["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "unshare", "-Urn", "sleep", "infinity"])
-    eventually(lambda: os.stat(f"/proc/{there.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino, "its namespace is there")
+    there = subprocess.Popen(
+        ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--clear-groups", "unshare", "-Urn", "sleep", "infinity"]
+    )
+    eventually(
+        lambda: os.stat(f"/proc/{there.pid}/ns/net").st_ino != os.stat("/proc/self/ns/net").st_ino,
+        "its namespace is there",
+    )
     try:
         user("attach", "--pid", str(there.pid), "--name", "p")
         user("exec", "p", "--", "ping", "-c", "1", "-W", "2", "172.17.0.1")
@@ -138,5 +182,7 @@ def test_a_user_can_not_attach_what_is_somebody_elses(user: RootlessSwitch):
 def test_without_a_usable_tun_device_the_user_is_told_what_to_do(user: RootlessSwitch):
     os.chmod("/dev/net/tun", 0o600)
     done = user("run", "--", "true", check=False)
-    assert done.returncode == 125 and len(done.stderr.strip().splitlines()) == 1 and "/dev/net/tun" in done.stderr, done.stderr
+    assert done.returncode == 125 and len(done.stderr.strip().splitlines()) == 1 and "/dev/net/tun" in done.stderr, (
+        done.stderr
+    )
     assert user.names() == []

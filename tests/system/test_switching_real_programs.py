@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Containers on one switch reach each other, and nothing else, seen through the programs that people use."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +24,16 @@ def test_containers_of_different_networks_do_not_reach_each_other(switch: Living
     switch("network", "create", "green")
     a, b = switch.container("a", "--network", "blue"), switch.container("b", "--network", "green")
     assert a.run("ping", "-c", "2", "-i", "0.2", "-W", "1", switch.address("b"), check=False).returncode == 1
-    a.run("ip", "neigh", "replace", switch.address("b"), "lladdr", switch.json("inspect", "b")[0]["networks"][0]["mac"], "dev", "eth0")
+    a.run(
+        "ip",
+        "neigh",
+        "replace",
+        switch.address("b"),
+        "lladdr",
+        switch.json("inspect", "b")[0]["networks"][0]["mac"],
+        "dev",
+        "eth0",
+    )
     a.run("ip", "route", "add", switch.address("b"), "dev", "eth0")
     before = switch.json("stats")
     a.run("ping", "-c", "2", "-i", "0.2", "-W", "1", switch.address("b"), check=False)
@@ -50,7 +60,7 @@ def test_udp_of_every_size_arrives_whole(switch: LivingSwitch):
     server = b.start("iperf3", "-s", "-1", stdout=subprocess.DEVNULL)
     eventually(lambda: "LISTEN" in b.run("ss", "-tln").stdout, "iperf3 listens")
     said = a.run("iperf3", "-c", switch.address("b"), "-u", "-l", "9000", "-b", "20M", "-t", "1", "-J").stdout
-    result = json.loads(said[said.index("{"):])
+    result = json.loads(said[said.index("{") :])
     server.wait(10)
     assert result["end"]["sum"]["lost_packets"] == 0
 
@@ -62,7 +72,9 @@ def test_a_network_with_jumbo_frames_carries_them_and_an_ordinary_one_drops_them
     c, d = switch.container("c"), switch.container("d")
     for namespace in (c, d):
         namespace.run("ip", "link", "set", "eth0", "mtu", "9000")
-    assert c.run("ping", "-c", "1", "-W", "1", "-M", "do", "-s", "4000", switch.address("d"), check=False).returncode == 1
+    assert (
+        c.run("ping", "-c", "1", "-W", "1", "-M", "do", "-s", "4000", switch.address("d"), check=False).returncode == 1
+    )
     assert switch.drops("c")["oversized"] == 1
     b.run("true")
 
@@ -118,18 +130,33 @@ def test_a_dhcp_client_gets_the_address_that_is_its_own(switch: LivingSwitch, cl
         got = a.run("dhclient", "-4", "-1", "-v", *files, "eth0").stdout
         a.run("dhclient", "-4", "-x", *files, "eth0", check=False)
     assert address in got, got
-    assert [(row["address"], row["container"], row["state"]) for row in switch.json("lease")] == [(address, "a", "bound")]
+    assert [(row["address"], row["container"], row["state"]) for row in switch.json("lease")] == [
+        (address, "a", "bound")
+    ]
 
 
 def test_frames_of_any_ethertype_and_vlan_tag_are_carried(switch: LivingSwitch):
     a, b = switch.container("a"), switch.container("b")
     macs = [switch.json("inspect", name)[0]["networks"][0]["mac"] for name in "ab"]
-    listening = b.start("tcpdump", "-i", "eth0", "-nn", "-e", "-l", "-c", "2", "ether proto 0x88b5 or vlan", stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE)
+    listening = b.start(
+        "tcpdump",
+        "-i",
+        "eth0",
+        "-nn",
+        "-e",
+        "-l",
+        "-c",
+        "2",
+        "ether proto 0x88b5 or vlan",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert "listening" in listening.stderr.readline() + listening.stderr.readline()
-    send = ("import socket,sys; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW); s.bind(('eth0',0)); "
-            "h=bytes.fromhex(sys.argv[1].replace(':','')+sys.argv[2].replace(':','')); "
-            "s.send(h+b'\\x88\\xb5'+b'x'*50); s.send(h+b'\\x81\\x00\\x00\\x07\\x88\\xb5'+b'x'*50)")
+    send = (
+        "import socket,sys; s=socket.socket(socket.AF_PACKET,socket.SOCK_RAW); s.bind(('eth0',0)); "
+        "h=bytes.fromhex(sys.argv[1].replace(':','')+sys.argv[2].replace(':','')); "
+        "s.send(h+b'\\x88\\xb5'+b'x'*50); s.send(h+b'\\x81\\x00\\x00\\x07\\x88\\xb5'+b'x'*50)"
+    )
     a.run("python3", "-c", send, macs[1], macs[0])
     heard, _ = listening.communicate(timeout=10)
     assert "0x88b5" in heard and "vlan 7" in heard, heard

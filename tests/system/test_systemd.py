@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """vswitch-run as a service under a real systemd."""
+
 from __future__ import annotations
 
 import subprocess
@@ -79,7 +80,12 @@ def test_the_units_are_without_complaint_and_well_confined(tmp_path):
         (tmp_path / unit.name).write_text(text)
         done = subprocess.run(["systemd-analyze", "verify", str(tmp_path / unit.name)], capture_output=True, text=True)
         assert done.returncode == 0 and str(tmp_path) not in done.stderr, done.stderr
-    (tmp_path / "vswitch.service").write_text((PACKAGED / "vswitch.service").read_text().replace("ExecStart=vswitch-run", "ExecStart=/bin/true"))
-    done = subprocess.run(["systemd-analyze", "security", "--offline=yes", "--threshold=46", str(tmp_path / "vswitch.service")],
-                          capture_output=True, text=True)
+    (tmp_path / "vswitch.service").write_text(
+        (PACKAGED / "vswitch.service").read_text().replace("ExecStart=vswitch-run", "ExecStart=/bin/true")
+    )
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=yes", "--threshold=46", str(tmp_path / "vswitch.service")],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout

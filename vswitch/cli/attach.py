@@ -18,7 +18,7 @@ from vswitch.cli.refusals import as_client_errors
 from vswitch.control.api.client import Client, segment
 
 if TYPE_CHECKING:
-    from vswitch.control.model import NamespaceOrigin
+    from vswitch.model import NamespaceOrigin
 
 
 @client_command("attach")
@@ -90,7 +90,7 @@ def hand_over(
 
 def sent_ahead(client: Client, fds: list[int]) -> str:
     """Leave descriptors with the switch, for the request that will name their token."""
-    from vswitch.control.model import Refused
+    from vswitch.model import Refused
     from vswitch.ports.handover import offer
 
     try:

@@ -19,7 +19,7 @@ def client_command(*names: Any, **settings: Any) -> Callable:
 
     def decorate(function: Callable) -> click.Command:
         def invoke(*arguments: Any, socket: str | None, **options: Any) -> Any:
-            path = socket or click.get_current_context().find_object(str)
+            path = socket or click.get_current_context().obj
             return function(Client(path), *arguments, **options)
 
         invoke.__doc__ = function.__doc__

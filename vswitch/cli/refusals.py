@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import click
 
 from vswitch.control.api.client import ClientError
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 
 class Failed(click.ClickException):

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from vswitch.container import _linux
 from vswitch.container.channel import Channel
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 Enter = Callable[[], None]
 Child = Callable[[Channel], NoReturn]

@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 LOCALHOST_V4 = "127.0.0.1\tlocalhost\n"
 LOCALHOST_V6 = (

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 
 from vswitch.container import _linux, capabilities
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 MAX_USER_NAMESPACES = "/proc/sys/user/max_user_namespaces"
 UNPRIVILEGED_CLONE = "/proc/sys/kernel/unprivileged_userns_clone"

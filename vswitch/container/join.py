@@ -24,7 +24,7 @@ from vswitch.container.program import become
 from vswitch.container.signals import SignalQueue
 from vswitch.container.supervise import Direct, supervise
 from vswitch.container.terminal import Terminal
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 EVERYTHING = _linux.CLONE_NEWNS | _linux.CLONE_NEWUTS | _linux.CLONE_NEWPID | _linux.CLONE_NEWNET
 

@@ -32,7 +32,7 @@ from vswitch.container.log import CAP_BYTES, LogFile, Pump
 from vswitch.container.signals import SignalQueue
 from vswitch.container.supervise import Contained, supervise
 from vswitch.container.terminal import Terminal
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 
 OnExit = Callable[[str, int], None]
 FAILED = 125

@@ -16,7 +16,7 @@ import struct
 from typing import NamedTuple
 
 from vswitch.container import capabilities
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 
 NETNS_FOLDERS = ("/run/netns", "/var/run/netns")
 NS_GET_USERNS = 0xB701

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from vswitch.control.ipam import AddressPool
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 HOLDER = "a DHCP lease"
 

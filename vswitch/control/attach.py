@@ -30,11 +30,11 @@ from vswitch.control.ending import Ending
 from vswitch.control.endpoints import default_endpoint, interface_plan, reserve_endpoints
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
-from vswitch.control.model import ContainerSpec, NamespaceOrigin, Refused
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
 from vswitch.control.segments import Segments
 from vswitch.control.store import Delete, Put
 from vswitch.control.wiring import Wiring
+from vswitch.model import ContainerSpec, NamespaceOrigin, Refused
 from vswitch.ports.tap import Tap
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,8 @@ class Attaching:
                     f"container {container.name} is {before.state}: only a stopped one can be started", 409
                 )
             self._refuse_shared(origin)
-            container.record = replace(before, state="starting", origin=origin, exit_code=None)
+            spec = replace(before.spec, detached=True)  # a start is always in the background
+            container.record = replace(before, spec=spec, state="starting", origin=origin, exit_code=None)
             undo.callback(setattr, container, "record", before)
             await self._store(container.record)
             undo.push_async_callback(self._store_again, before)

@@ -17,10 +17,10 @@ from vswitch.container.files import ResolvConf, hosts, parse_extra_host, resolv_
 from vswitch.container.files import hostname as hostname_text
 from vswitch.container.namespaces import pid_ended, pid_started
 from vswitch.control.inventory import Container, Inventory
-from vswitch.control.model import ContainerFiles, ContainerSpec, NamespaceOrigin, Refused
 from vswitch.control.names import SHORT_ID_LENGTH, check_hostname, check_name, invented_name, new_id
 from vswitch.control.records import ContainerRecord
 from vswitch.control.subnets import parse_address
+from vswitch.model import ContainerFiles, ContainerSpec, NamespaceOrigin, Refused
 
 PRINTABLE_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
 LISTS_LIMIT = 256  # entries of --dns, --add-host and the like: resolvers read far fewer

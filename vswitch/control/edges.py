@@ -17,9 +17,9 @@ from vswitch.config import Settings
 from vswitch.container.files import ResolvConf
 from vswitch.control.events import Events
 from vswitch.control.inventory import Inventory, Port
-from vswitch.control.model import NamespaceOrigin
 from vswitch.control.store import Store
 from vswitch.control.subnets import Subnet
+from vswitch.model import NamespaceOrigin
 from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import Tap
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A container goes: asked to (stop, detach, remove), or of itself (its process or its namespace ends).
 
-What is left of it: attached, namespace gone or detached nothing run in the foreground, ended by itself
-nothing run in the foreground, `vswitch stop` exited: name and addresses stay reserved until `rm` run -d,
-however it ended exited
+What is left of it:
+
+    attached, namespace gone or detached      nothing
+    run in the foreground, ended by itself    nothing
+    run in the foreground, `vswitch stop`     `exited`: name and addresses stay reserved until `rm`
+    run -d or started again, however it ended `exited`
 
 Whoever asks gets a refusal if the store cannot take note, and then nothing has changed. A container that
 ended of itself has ended whatever the store says: that is logged, and the next start finds it out again.
@@ -28,10 +31,10 @@ from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, Jobs, quietly
 from vswitch.control.leases import Leasing
 from vswitch.control.logs import remove_logs
-from vswitch.control.model import NamespaceOrigin, Refused
 from vswitch.control.records import ContainerRecord, encode
 from vswitch.control.store import Change, Delete, Put
 from vswitch.control.wiring import Wiring
+from vswitch.model import NamespaceOrigin, Refused
 
 log = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ from contextlib import ExitStack
 from ipaddress import ip_address
 from random import Random
 
-from vswitch.control.model import AttachmentSpec, Refused
 from vswitch.control.names import check_name, mac_bytes, mac_text, new_id
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
 from vswitch.control.subnets import Address, parse_address
+from vswitch.model import AttachmentSpec, Refused
 from vswitch.ports.interface import InterfacePlan
 
 NETWORKS_LIMIT = 64  # per container: each is an interface, a port and a descriptor

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 
 from vswitch.clock import Clock, rfc3339
-from vswitch.control.model import Event, Refused
+from vswitch.model import Event, Refused
 
 # Attaching 500 containers at once makes some 1,000 events within a second; readers in Python or jq keep up.
 QUEUE_LIMIT = 4096

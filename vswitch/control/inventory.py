@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from vswitch.control.model import Refused
 from vswitch.control.names import resolve
 from vswitch.control.networks import Network
 from vswitch.control.records import ContainerRecord, EndpointRecord
+from vswitch.model import Refused
 from vswitch.ports.tap import Tap
 
 NETWORK_INDEXES = 4096  # the dataplane's network table

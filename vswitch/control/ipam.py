@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 
-from vswitch.control.model import Refused
 from vswitch.control.subnets import Address, SubnetPlan, refuse_unusable, usable_span
+from vswitch.model import Refused
 
 
 class AddressPool:

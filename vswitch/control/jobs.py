@@ -15,7 +15,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

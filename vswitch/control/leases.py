@@ -27,7 +27,6 @@ from vswitch.clock import happens_within
 from vswitch.control.addresses import LeasableAddresses
 from vswitch.control.edges import Parts
 from vswitch.control.inventory import Container, Port
-from vswitch.control.model import Refused
 from vswitch.control.names import mac_bytes
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
@@ -39,6 +38,7 @@ from vswitch.dhcp.engine import Engine
 from vswitch.dhcp.packet import emit_frame, parse_frame
 from vswitch.dhcp.reply import Reply
 from vswitch.dhcp.scope import Ingress, Scope
+from vswitch.model import Refused
 
 log = logging.getLogger(__name__)
 

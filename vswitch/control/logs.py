@@ -73,6 +73,7 @@ def _open(path: str) -> BinaryIO | None:
 def _rotated(current: BinaryIO | None, path: str) -> bool:
     """Whether another file is at `path` now."""
     try:
-        return current is None or not os.path.samestat(os.fstat(current.fileno()), os.stat(path))
+        there = os.stat(path)
+        return current is None or not os.path.samestat(os.fstat(current.fileno()), there)
     except OSError:
         return False

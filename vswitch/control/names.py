@@ -9,7 +9,7 @@ from ipaddress import IPv6Address, ip_address
 from random import Random
 from typing import TypeVar
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 T = TypeVar("T")
 

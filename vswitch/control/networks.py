@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from vswitch.config import PoolsSettings
 from vswitch.control.ipam import AddressPool
-from vswitch.control.model import NetworkSpec, Refused, SubnetSpec
 from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name, link_local
 from vswitch.control.records import EndpointRecord, NetworkRecord
 from vswitch.control.subnets import (
@@ -29,6 +28,7 @@ from vswitch.control.subnets import (
     plan_subnet,
     random_local_subnet,
 )
+from vswitch.model import NetworkSpec, Refused, SubnetSpec
 
 DEFAULT = "default"  # the network that a container joins without naming one
 SUBNETS_LIMIT = (

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from vswitch.control.model import ContainerSpec, NamespaceOrigin, NetworkSpec, State, SubnetSpec
+from vswitch.model import ContainerSpec, NamespaceOrigin, NetworkSpec, State, SubnetSpec
 
 R = TypeVar("R", bound=Struct)
 

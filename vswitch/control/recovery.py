@@ -30,11 +30,11 @@ from vswitch.control.ending import Ending
 from vswitch.control.endpoints import default_endpoint, hold_endpoint, interface_plan, release_endpoint
 from vswitch.control.inventory import Container
 from vswitch.control.leases import Leasing
-from vswitch.control.model import NamespaceOrigin, Refused
 from vswitch.control.records import ContainerRecord, EndpointRecord, NetworkRecord, decode, encode
 from vswitch.control.segments import Segments
 from vswitch.control.store import Put, StoreError, Table
 from vswitch.control.wiring import Wiring
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports.inside import NamespaceGone
 from vswitch.ports.tap import Tap
 

@@ -16,11 +16,11 @@ from vswitch.config import DefaultNetworkSettings
 from vswitch.control.edges import Parts
 from vswitch.control.jobs import Job, quietly
 from vswitch.control.leases import Leasing
-from vswitch.control.model import NetworkSpec, Refused, SubnetSpec
 from vswitch.control.names import new_id
 from vswitch.control.networks import DEFAULT, Network, Surroundings, plan_network
 from vswitch.control.records import NetworkRecord, encode
 from vswitch.control.store import Change, Delete, Put
+from vswitch.model import NetworkSpec, Refused, SubnetSpec
 
 log = logging.getLogger(__name__)
 

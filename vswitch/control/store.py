@@ -25,7 +25,7 @@ import threading
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 Table = Literal["networks", "containers", "leases", "cursors"]
 TABLES: tuple[Table, ...] = ("networks", "containers", "leases", "cursors")

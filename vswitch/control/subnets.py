@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from random import Random
 from typing import NamedTuple, NoReturn
 
-from vswitch.control.model import Refused, SubnetSpec
+from vswitch.model import Refused, SubnetSpec
 
 Address = IPv4Address | IPv6Address
 Subnet = IPv4Network | IPv6Network

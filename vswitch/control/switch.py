@@ -43,7 +43,11 @@ from vswitch.control.inventory import Container, Inventory, Port
 from vswitch.control.jobs import Job, Jobs
 from vswitch.control.leases import Leasing
 from vswitch.control.logs import log_path, make_log_folder, read_logs
-from vswitch.control.model import (
+from vswitch.control.recovery import Recovery
+from vswitch.control.segments import Segments
+from vswitch.control.store import Store
+from vswitch.control.wiring import Wiring
+from vswitch.model import (
     Attached,
     ContainerSpec,
     ContainerView,
@@ -59,10 +63,6 @@ from vswitch.control.model import (
     Refused,
     StatsView,
 )
-from vswitch.control.recovery import Recovery
-from vswitch.control.segments import Segments
-from vswitch.control.store import Store
-from vswitch.control.wiring import Wiring
 from vswitch.ports import tap
 
 log = logging.getLogger(__name__)

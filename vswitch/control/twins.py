@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vswitch.container.files import ResolvConf
-from vswitch.control.model import NamespaceOrigin, Refused
 from vswitch.control.subnets import Subnet
 from vswitch.datapath.plane import FdbRow, NeighbourRow
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports.inside import InterfaceGone, NamespaceGone
 from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.memory import memory_pair

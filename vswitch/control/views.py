@@ -10,7 +10,11 @@ from typing import Any, NamedTuple
 
 from vswitch.clock import rfc3339
 from vswitch.control.inventory import Container, Inventory, Member, Port
-from vswitch.control.model import (
+from vswitch.control.names import mac_text
+from vswitch.control.networks import Network
+from vswitch.control.records import EndpointRecord
+from vswitch.dhcp.table import Lease
+from vswitch.model import (
     ContainerView,
     DropView,
     EndpointView,
@@ -24,10 +28,6 @@ from vswitch.control.model import (
     SubnetView,
     TableView,
 )
-from vswitch.control.names import mac_text
-from vswitch.control.networks import Network
-from vswitch.control.records import EndpointRecord
-from vswitch.dhcp.table import Lease
 
 COUNTERS = tuple(
     f"{direction}_{what}"

@@ -21,9 +21,9 @@ from vswitch.control.announce import gratuitous_arp, unsolicited_advertisement
 from vswitch.control.edges import Parts
 from vswitch.control.inventory import Container, Port
 from vswitch.control.jobs import quietly
-from vswitch.control.model import Refused
 from vswitch.control.names import link_local, mac_bytes
 from vswitch.control.records import EndpointRecord
+from vswitch.model import Refused
 from vswitch.ports.tap import KIND_PACKET, KIND_TAP, Tap
 
 log = logging.getLogger(__name__)

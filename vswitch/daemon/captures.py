@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 from vswitch.control.api.messages import CaptureView
 from vswitch.control.inventory import Port
-from vswitch.control.model import Refused
 from vswitch.control.names import mac_bytes
+from vswitch.model import Refused
 from vswitch.observe._pcapng import SNAPLEN_MAX
 from vswitch.observe.capture import CaptureWriter, Endpoint, Output
 from vswitch.observe.outputs import Folder, Stream

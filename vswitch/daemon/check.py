@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from vswitch.config import ConfigError
 from vswitch.container.isolate import check_tun, isolate
 from vswitch.control.api.places import config_path, socket_path_problem
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 from vswitch.ports import tap
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from msgspec.structs import replace
 from vswitch import __version__
 from vswitch.config import ConfigError, Settings, load
 from vswitch.control.api.places import config_path, socket_path, state_dir
-from vswitch.control.model import Refused
 from vswitch.daemon import logs
 from vswitch.daemon.notify import take_descriptors, take_notifier, take_watchdog_interval_s
+from vswitch.model import Refused
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,6 @@ from vswitch.container.watch import NamespaceWatcher
 from vswitch.control.api.listen import Listener, listen
 from vswitch.control.api.messages import Context
 from vswitch.control.api.server import ApiServer
-from vswitch.control.model import Refused
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
 from vswitch.daemon import logs, watchdog
@@ -37,6 +36,7 @@ from vswitch.daemon.captures import Captures
 from vswitch.daemon.kept import KeptTaps, returned_taps
 from vswitch.daemon.notify import Inherited, Notifier
 from vswitch.datapath.plane import Datapath
+from vswitch.model import Refused
 from vswitch.ports.handover import TokenServer
 
 if TYPE_CHECKING:

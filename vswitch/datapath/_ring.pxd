@@ -24,6 +24,7 @@ cdef struct Ring:
     uint8_t *data           # capacity bytes
     uint64_t capacity       # a power of two
     uint64_t head           # bytes consumed so far; written by the consumer only
+    uint64_t apart[7]       # so that the two don't fight for one cache line
     uint64_t tail           # bytes produced so far; written by the producer only
     uint64_t dropped        # records that found no room; written by the producer only
     uint32_t waiting        # 1 while the consumer sleeps and wants a wake-up

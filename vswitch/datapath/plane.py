@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dataplane for the asyncio control plane: every change is awaited until the dataplane has carried it out.
 
-Enters: changes, as coroutines; frames to send. Leaves: answers, and through `on_punt` and `on_event` what the dataplane wants control to
-know. One eventfd wakes the loop; the dataplane writes it only when control has looked since the last time, so a busy
-dataplane costs the loop one wake-up per drain.
+Enters: changes, as coroutines; frames to send. Leaves: answers, and through `on_punt` and `on_event` what the
+dataplane wants control to know. One eventfd wakes the loop; the dataplane writes it only when control has looked
+since the last time, so a busy dataplane costs the loop one wake-up per drain.
 
-The punt ring is drained at most PUNTS_PER_CALL frames per loop iteration, so that a storm of questions doesn't keep the API waiting.
+The punt ring is drained at most PUNTS_PER_CALL frames per loop iteration, so that a storm of questions doesn't keep
+the API waiting.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -66,9 +68,16 @@ class NeighbourRow(NamedTuple):
 class Datapath:
     """The facade that control holds. Use it from one event loop; start() it there, stop() it before the loop ends."""
 
-    def __init__(self, *, mac_capacity: int = 65536, mac_share: int = 1024, neighbour_capacity: int = 131072, age_s: int = 300):
-        self.plane = Dataplane(mac_capacity=mac_capacity, mac_share=mac_share, neighbour_capacity=neighbour_capacity,
-                               seed=secrets.randbits(64), age_s=age_s)
+    def __init__(
+        self, *, mac_capacity: int = 65536, mac_share: int = 1024, neighbour_capacity: int = 131072, age_s: int = 300
+    ):
+        self.plane = Dataplane(
+            mac_capacity=mac_capacity,
+            mac_share=mac_share,
+            neighbour_capacity=neighbour_capacity,
+            seed=secrets.randbits(64),
+            age_s=age_s,
+        )
         self.on_punt: Callable[[Punt], None] = lambda punt: None
         self.on_event: Callable[[PlaneEvent], None] = lambda event: None
         self._waiters: list[tuple[int, asyncio.Future]] = []
@@ -156,11 +165,32 @@ class Datapath:
         """Forgets a network; its ports must have been removed."""
         await self._post(self.plane.post_network_remove, index)
 
-    async def add_port(self, index: int, fd: int, network: int, *, kind: str, vnet_header: bool, gso: int,
-                       mac: bytes | None = None, guard: bool = True, shared: bool = True) -> None:
-        """A descriptor becomes a port of `network`; `shared` False only if nobody else can hold its (non-blocking) open file."""
-        await self._post(self.plane.post_port_add, index, fd, network, kind=kind, vnet_header=vnet_header, gso=gso, mac=mac,
-                         guard=guard, shared=shared)
+    async def add_port(
+        self,
+        index: int,
+        fd: int,
+        network: int,
+        *,
+        kind: str,
+        vnet_header: bool,
+        gso: int,
+        mac: bytes | None = None,
+        guard: bool = True,
+        shared: bool = True,
+    ) -> None:
+        """A descriptor becomes a port; `shared` False only if nobody else can hold its (non-blocking) open file."""
+        await self._post(
+            self.plane.post_port_add,
+            index,
+            fd,
+            network,
+            kind=kind,
+            vnet_header=vnet_header,
+            gso=gso,
+            mac=mac,
+            guard=guard,
+            shared=shared,
+        )
 
     async def remove_port(self, index: int) -> None:
         """Takes a port out; afterwards its descriptor is the caller's to close."""
@@ -177,7 +207,7 @@ class Datapath:
     # ---- frames
 
     def inject(self, frame: bytes, *, network: int, port: int | None = None, except_port: int | None = None) -> bool:
-        """Sends a complete frame to one port, or to all of the network but `except_port`; False when the ring is full (it is lost)."""
+        """Sends a complete frame to one port, or to all of the network but `except_port`; False if the ring is full."""
         if port is not None:
             return self.plane.inject(frame, network, port=port)
         return self.plane.inject(frame, network, port=NOBODY if except_port is None else except_port, flood=True)
@@ -185,8 +215,10 @@ class Datapath:
     # ---- captures
 
     async def start_capture(self, capture: object) -> int:
-        """Gives `capture` (an observe.Capture: its `address` is used and the object kept alive) a slot; which ports it sees is said by
-        watch_port(). Raises LookupError when all slots are taken."""
+        """Gives `capture` (an observe.Capture, kept alive) a slot; watch_port() says which ports it sees.
+
+        Raises LookupError when all slots are taken.
+        """
         slot = next((slot for slot in range(CAPTURE_SLOTS) if slot not in self._captures), None)
         if slot is None:
             raise LookupError(f"{CAPTURE_SLOTS} captures are running, which is the most there can be")

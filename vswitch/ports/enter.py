@@ -27,7 +27,7 @@ from errno import ETOOMANYREFS
 from itertools import count
 from typing import NamedTuple, Self
 
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports import keeper, messages
 from vswitch.ports.inside import InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
@@ -180,7 +180,10 @@ class AttachHelper:
         if self._closed:
             raise Refused("the switch is ending", 500)
         if not self._alive:
-            self._revive()
+            try:
+                self._revive()
+            except OSError as error:
+                raise Refused(f"cannot start the attach helper again: {error.strerror}", 500) from None
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop = loop
@@ -231,15 +234,19 @@ class AttachHelper:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-c", "from vswitch.ports.keeper import serve; serve(3)"]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
-        with theirs:
+        with theirs, contextlib.ExitStack() as on_failure:
+            on_failure.callback(ours.close)
             channel = [(os.POSIX_SPAWN_DUP2, theirs.fileno(), 3)]
             self._pid = os.posix_spawn(sys.executable, command, environment, file_actions=channel)
+            on_failure.pop_all()
         ours.setblocking(False)
         self._channel, self._alive = ours, True
 
 
 def _received_tap(answer: Answer, fds: list[int], plan: InterfacePlan) -> Tap:
     """The TAP of an answer, made persistent if the plan says so."""
+    if not fds:
+        raise Refused("the switch may not open more descriptors: raise its limit (ulimit -n)", 507)
     (fd,) = fds
     try:
         if plan.persist:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 if TYPE_CHECKING:  # asyncio costs 30 ms, and offer() serves a command line that has none of it
     import asyncio
@@ -165,7 +165,7 @@ class TokenServer:
         try:
             token = msgspec.json.decode(body, type=Offer).token
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            return f"the message is not {{\"token\": …}}: {error}"
+            return f"the message is not {{\"token\": …}}: {' '.join(str(error).split())}"
         if not TOKEN.fullmatch(token):
             return "a token is 32 hexadecimal digits, at random"
         if token in self._deposits:
@@ -229,7 +229,7 @@ def _answer_to(connection: socket.socket) -> bytes:
 
 
 def _listen(path: str) -> socket.socket:
-    """A listening socket at `path`, never open to others, not even for a moment."""
+    """A listening socket at `path`, never open to others; the switch's lock says that the path is ours."""
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise Refused(f"{path} exists and is no socket: remove it, or choose another --socket")

@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from vswitch.container import namespaces
 from vswitch.container._linux import CLONE_NEWNET, CLONE_NEWUSER, setns
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports import interface
 from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import IFF_PERSIST, Tap, identify_tap, open_tap

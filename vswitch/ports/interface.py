@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The container's side of an attachment: what its interface shall look like, and making it so.
 
-`configure` works on the network namespace that the calling thread is in (the attach helper's child entered
-it) and may be repeated: after a restart of the switch it finds address and routes there and leaves them. It
-never takes away what it didn't put there. There is no counterpart to it, because addresses and routes go with
-the interface; `unconfigure` deletes that, for the case that nobody holds its descriptor any more.
+`configure` works on the network namespace that the calling thread is in (a worker of the attach helper has
+entered it) and may be repeated: after a restart of the switch it finds address and routes there and leaves
+them. It never takes away what it didn't put there. There is no counterpart to it, since addresses and routes go
+with the interface; `unconfigure` deletes that, for the case that nobody holds its descriptor any more.
 
 Order matters: the MAC before the interface is up (no frame ever leaves with a random one), IPv6 settings
 before it is up, since the kernel makes a link-local address, multicast reports and router solicitations in
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 if TYPE_CHECKING:
     from vswitch.ports import rtnl
@@ -35,8 +35,8 @@ SYSCTL_IPV6 = "/proc/sys/net/ipv6/conf"
 class InterfacePlan(Struct, kw_only=True, forbid_unknown_fields=True):
     """An interface as it shall be.
 
-    `name` None is the first free ethN. Addresses carry their prefix length. A gateway is a default route;
-    None leaves the routes alone. `persist` lets the interface outlive the switch.
+    `name` None or empty is the first free ethN. Addresses carry their prefix length. A gateway is a default
+    route; None leaves the routes alone. `persist` lets the interface outlive the switch.
     """
 
     name: str | None = None
@@ -60,7 +60,7 @@ def configure(plan: InterfacePlan) -> None:
     """Make interface `plan.name` of the current network namespace as planned, and set lo up. Refused."""
     from vswitch.ports import rtnl  # all of pyroute2: only the helper's processes pay for it
 
-    if plan.name is None:
+    if not plan.name:
         raise ValueError("the interface's name is chosen before it is configured")
     index = socket.if_nametoindex(plan.name)
     changes = [] if _set_ipv6(plan.name, wanted=bool(plan.ipv6)) or plan.ipv6 else [rtnl.silent6(index)]

@@ -136,7 +136,8 @@ class Keeper:
         """Fork a worker for the next request, but not while one is under way and would feel it."""
         present = [worker for worker in self._workers.values() if worker.state != "leaving"]
         if not present and len(self._workers) < WORKERS:
-            self._fork()
+            with contextlib.suppress(OSError):  # the next request will tell
+                self._fork()
 
     def _idle(self) -> list[Worker]:
         return [worker for worker in self._workers.values() if worker.state == "idle"]
@@ -161,23 +162,34 @@ class Keeper:
 
     def _take(self) -> bool:
         """Hand the next request to an idle worker; False at the end of the channel."""
-        if not self._idle():
-            self._fork()
+        obstacle = self._fork_if_needed()  # before the descriptors are here, lest it inherit them
         body, fds = messages.receive(self._channel)
         if not body:
             return False
-        worker = self._idle()[0]
-        worker.state = "busy"
-        worker.request_id = messages.decode_request(body).id
-        worker.kill_at = time.monotonic() + REQUEST_TIMEOUT_S
-        try:
-            socket.send_fds(worker.link, [body], fds)
-        except BrokenPipeError:
-            pass  # it died while idle: _reap() will answer
-        finally:
-            for fd in fds:
-                os.close(fd)
+        request_id = messages.decode_request(body).id
+        if obstacle is None:
+            self._hand_over(self._idle()[0], request_id, body, fds)
+        else:
+            self._answer_for(request_id, f"cannot start a process that enters containers: {obstacle}")
+        for fd in fds:
+            os.close(fd)
         return True
+
+    def _fork_if_needed(self) -> str | None:
+        """Have an idle worker; if that cannot be, why."""
+        try:
+            if not self._idle():
+                self._fork()
+        except OSError as error:
+            return error.strerror
+        return None
+
+    def _hand_over(self, worker: Worker, request_id: int, body: bytes, fds: list[int]) -> None:
+        """Send a worker the request, and give it until `kill_at`."""
+        worker.state, worker.request_id = "busy", request_id
+        worker.kill_at = time.monotonic() + REQUEST_TIMEOUT_S
+        with contextlib.suppress(BrokenPipeError):  # it died while idle: _reap() will answer
+            socket.send_fds(worker.link, [body], fds)
 
     def _on_link(self, worker: Worker) -> None:
         """A worker has answered and is home again or ends; or it has died, and soon its pidfd will tell."""
@@ -211,7 +223,7 @@ class Keeper:
         code = os.waitstatus_to_exitcode(os.waitpid(worker.pid, 0)[1])
         if code != 0 and worker.state == "busy":
             how = f"was killed by signal {-code}" if code < 0 else "failed; its error is in the switch's log"
-            self._answer_for(worker, f"the process that enters containers {how}; try again")
+            self._answer_for(worker.request_id, f"the process that enters containers {how}; try again")
 
     def _kill_the_late(self) -> None:
         """Answer for workers past their deadline, and kill them."""
@@ -220,7 +232,8 @@ class Keeper:
             if worker.state == "busy" and worker.kill_at <= now:
                 signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
                 worker.state = "leaving"
-                self._answer_for(worker, f"the kernel took more than {REQUEST_TIMEOUT_S:g} s; try again")
+                late = f"the kernel took more than {REQUEST_TIMEOUT_S:g} s; try again"
+                self._answer_for(worker.request_id, late)
 
     def _patience_ms(self) -> int | None:
         """Until the next deadline."""
@@ -229,8 +242,8 @@ class Keeper:
             return None
         return max(0, int((min(deadlines) - time.monotonic()) * 1000) + 1)
 
-    def _answer_for(self, worker: Worker, message: str) -> None:
+    def _answer_for(self, request_id: int, message: str) -> None:
         """Tell the switch; one so full that it cannot be told runs into its own deadline."""
-        answer = Answer(worker.request_id, fault="other", message=message)
+        answer = Answer(request_id, fault="other", message=message)
         with contextlib.suppress(OSError):
             self._channel.send(messages.encode(answer), socket.MSG_DONTWAIT)

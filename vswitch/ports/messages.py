@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from vswitch.control.model import NamespaceOrigin, Refused
+from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports.inside import InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
 

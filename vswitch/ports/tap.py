@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import pytun
 
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 KIND_TAP = "tap"
 KIND_PACKET = "packet"

@@ -18,7 +18,7 @@ import traceback
 from typing import NoReturn
 
 from vswitch.container._linux import set_parent_death_signal
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 from vswitch.ports import inside, messages
 from vswitch.ports.messages import FAULTS, Answer, Attach, Parcel, Reattach, Remove, Request
 from vswitch.ports.tap import Tap

@@ -14,7 +14,7 @@ from typing import Any
 
 from vswitch import __version__
 from vswitch.control.api.messages import API, Call, CaptureView, VersionView
-from vswitch.control.model import (
+from vswitch.model import (
     Attached,
     ContainerSpec,
     ContainerView,

@@ -19,7 +19,7 @@ import stat
 import struct
 
 from vswitch.control.api.places import socket_path_problem
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 BACKLOG = 512  # so that a script that attaches hundreds of containers at once is queued, not refused
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What crosses the API besides the nouns of control.model: queries, bodies of requests, a few small answers.
+"""What crosses the API besides the nouns of vswitch.model: queries, bodies of requests, a few small answers.
 
 Everything that comes from outside is a `Spec`: an unknown field or a wrong type is refused.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vswitch.control.model import ContainerSpec, NamespaceOrigin, Spec
+from vswitch.model import ContainerSpec, NamespaceOrigin, Spec
 
 API = 1
 STOP_TIMEOUT_S = 10.0

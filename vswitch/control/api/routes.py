@@ -29,7 +29,7 @@ from vswitch.control.api.messages import (
     TableFilter,
     VersionView,
 )
-from vswitch.control.model import (
+from vswitch.model import (
     Attached,
     ContainerSpec,
     ContainerView,

@@ -29,7 +29,7 @@ from vswitch import __version__
 from vswitch.control.api.listen import peer
 from vswitch.control.api.messages import API, Call, Context
 from vswitch.control.api.routes import Route, find, refuse_unknown
-from vswitch.control.model import Refused
+from vswitch.model import Refused
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 
 Specs come from outside (API, CLI, config) and are decoded strictly: an unknown field or a wrong type is an
 error that names the place. Views are what `--json` prints. Both are plain values; nothing here touches the
-store, the kernel or the clock. Field names are those of ../shared INTERFACE: snake_case, addresses as
+store, the kernel or the clock. Field names are snake_case, addresses as
 strings, durations in seconds, sizes in bytes.
 """
 from __future__ import annotations
