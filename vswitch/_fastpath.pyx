@@ -85,7 +85,7 @@ cdef extern from * nogil:
     #define vs_fence(start, used, room) (ASAN_UNPOISON_MEMORY_REGION((start), (room)), \\
         ASAN_POISON_MEMORY_REGION((start) + (used), (size_t)(room) - (used)))
     #else
-    #define vs_fence(start, used, room) ((void)0)
+    #define vs_fence(start, used, room) ((void)(used))
     #endif
     """
     void fence "vs_fence"(uint8_t *start, size_t used, size_t room)     # sanitize builds: nothing may touch what is behind `used`

@@ -234,9 +234,9 @@ async def test_captures_have_a_slot_each_and_one_too_many_is_refused(street):
     await street.datapath.stop_capture(3)
     before = [capture.produced for capture in captures]
     exchange(*street.hosts, frame)
-    assert [capture.produced > count for capture, count in zip(captures, before, strict=True)] == [
-        True
-    ] * 3 + [False] + [True] * 4 + [False]
+    assert [capture.produced > count for capture, count in zip(captures, before, strict=True)] == [True] * 3 + [
+        False
+    ] + [True] * 4 + [False]
     assert await street.datapath.start_capture(captures[-1]) == 3
     for slot in slots:
         await street.datapath.stop_capture(slot)
@@ -257,8 +257,9 @@ def test_stepping_a_running_dataplane_is_refused():
     async def run():
         async with Street() as street:
             await happens(lambda: street.datapath.totals()["wakeups"])
-            with pytest.raises(RuntimeError, match="thread"):
-                street.datapath.plane.step(1)
+            for again in (lambda: street.datapath.plane.step(1), street.datapath.plane.run):
+                with pytest.raises(RuntimeError, match="thread"):
+                    again()
 
     asyncio.run(run())
 
@@ -282,9 +283,7 @@ def test_idle_means_no_wake_ups():
             for index in range(10, 30):
                 await street.join(index, mac=mac(index))
             a, b, *_ = street.hosts
-            exchange(
-                a, b, experimental(BROADCAST, mac(1))
-            )  # a MAC that will have to be forgotten, much later
+            exchange(a, b, experimental(BROADCAST, mac(1)))  # a MAC that will have to be forgotten, much later
             await street.datapath.poke()
 
             def wakeups() -> int:

@@ -27,9 +27,7 @@ def captured(switch, tmp_path):
 
     def seen() -> list[tuple[int, int, Frame]]:
         while capture.pump() is Outcome.INTERFACE:
-            capture.declare(
-                capture.port, pcapng.interface_description(f"p{capture.port}/eth0", snaplen=262144)
-            )
+            capture.declare(capture.port, pcapng.interface_description(f"p{capture.port}/eth0", snaplen=262144))
         capture.flush()
         raw = os.pread(fd, 1 << 24, 0)
         os.ftruncate(fd, 0)
@@ -108,9 +106,7 @@ def test_a_capture_sees_dropped_answered_punted_and_injected_frames(switch, capt
     ]
 
 
-def test_a_capture_sees_segments_where_a_frame_leaves_in_segments_and_checksums_are_finished(
-    switch, captured
-):
+def test_a_capture_sees_segments_where_a_frame_leaves_in_segments_and_checksums_are_finished(switch, captured):
     a, b = switch.host(vnet=True, gso=7), switch.host()
     watch(switch, a, b)
     frame = reference.unfinished(frames.tcp(BROADCAST, a.mac, "10.0.0.1", "10.0.0.2", bytes(3000)))

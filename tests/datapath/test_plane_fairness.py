@@ -45,9 +45,7 @@ def test_a_port_that_overdrew_its_turn_sits_out_until_the_debt_is_paid():
     switch = MemorySwitch(mac_capacity=64, neighbour_capacity=4)
     switch.network()
     flooder, quiet, receiver = switch.host(vnet=True), switch.host(), switch.host()
-    super_frame = reference.unfinished(
-        frames.tcp(BROADCAST, flooder.mac, "10.0.0.1", "10.0.0.2", bytes(64 * 150))
-    )
+    super_frame = reference.unfinished(frames.tcp(BROADCAST, flooder.mac, "10.0.0.1", "10.0.0.2", bytes(64 * 150)))
     others = [switch.host() for _ in range(10)]
     for _ in range(2):
         flooder.send(super_frame, frames.offload_header(super_frame, frames.GSO_TCPV4, 64))

@@ -30,9 +30,7 @@ def test_a_big_table_is_copied_whole_in_slices(switch):
     rows = switch.table()
     assert len(rows) == len({row[:3] for row in rows}) == 5000
     assert {(row[1], row[2]) for row in rows} == {
-        (host.index, mac(100_000 * (number + 1) + at))
-        for number, host in enumerate(hosts)
-        for at in range(1000)
+        (host.index, mac(100_000 * (number + 1) + at)) for number, host in enumerate(hosts) for at in range(1000)
     }
     switch.close()
 

@@ -4,6 +4,7 @@ another."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 
@@ -36,9 +37,7 @@ def test_a_broadcast_reaches_everybody_else(switch, trio):
     assert switch.delivered(a, frame) == {b.index: [frame], c.index: [frame]}
 
 
-@pytest.mark.parametrize(
-    "group", ["01005e000001", "3333ff000001", "01000ccccccc", "0180c2000010", "01005e7fffff"]
-)
+@pytest.mark.parametrize("group", ["01005e000001", "3333ff000001", "01000ccccccc", "0180c2000010", "01005e7fffff"])
 def test_a_multicast_reaches_everybody_else(switch, trio, group):
     a, b, c = trio
     frame = experimental(bytes.fromhex(group), a.mac)
@@ -251,9 +250,7 @@ def test_a_question_is_answered_from_ones_own_networks_bindings(switch, two_netw
     assert switch.exchange(a0, frames.who_has(a0.mac, "10.0.0.1", "10.0.0.2")) == []
 
 
-MACS = st.sampled_from(
-    [mac(501), mac(502), mac(503), mac(504), GATEWAY, BROADCAST, frames.ALL_NODES, bytes(6)]
-)
+MACS = st.sampled_from([mac(501), mac(502), mac(503), mac(504), GATEWAY, BROADCAST, frames.ALL_NODES, bytes(6)])
 BODIES = st.one_of(
     st.binary(max_size=120),
     st.builds(
@@ -265,9 +262,7 @@ BODIES = st.one_of(
         lambda dst: frames.udp(BROADCAST, BROADCAST, "10.0.0.1", dst)[14:],
         st.sampled_from(["10.0.0.2", "10.0.0.254", "8.8.8.8"]),
     ),
-    st.builds(
-        lambda dst: frames.dhcp(mac(501), dst=dst)[14:], st.sampled_from(["10.0.0.254", "255.255.255.255"])
-    ),
+    st.builds(lambda dst: frames.dhcp(mac(501), dst=dst)[14:], st.sampled_from(["10.0.0.254", "255.255.255.255"])),
 )
 SENT = st.tuples(
     st.integers(0, 5),
@@ -297,9 +292,7 @@ def test_nothing_ever_crosses_between_networks(sent):
         switch.network(network)
         switch.bind("10.0.0.254", network=network)
     hosts = [
-        switch.host(
-            network=number % 2, mac=mac(501 + number // 2), assigned=number < 2, vnet=number in (2, 3)
-        )
+        switch.host(network=number % 2, mac=mac(501 + number // 2), assigned=number < 2, vnet=number in (2, 3))
         for number in range(6)
     ]
     for number, host in enumerate(hosts):
@@ -388,6 +381,24 @@ def test_a_peer_that_shuts_its_receiving_side_is_gone_at_the_next_frame_for_it(s
     assert b.drops == {"tx_error": 1}
 
 
+def passrights_can_be_refused() -> bool:
+    """SO_PASSRIGHTS, since Linux 6.16."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe, contextlib.suppress(OSError):
+        probe.setsockopt(socket.SOL_SOCKET, 83, 0)
+        return True
+    return False
+
+
+@pytest.mark.skipif(not passrights_can_be_refused(), reason="before Linux 6.16 a socket takes what it is sent")
+def test_a_peer_cannot_make_the_switch_close_its_descriptors(switch, trio):
+    """Closing a socket that lingers takes as long as its owner has chosen."""
+    a, b, _ = trio
+    with socket.socket() as lingering, pytest.raises(PermissionError):
+        socket.send_fds(a.socket, [experimental(BROADCAST, a.mac)], [lingering.fileno()])
+    switch.step()
+    assert b.received() == []
+
+
 def test_an_empty_message_is_no_frame_and_no_end(switch, trio):
     a, b, c = trio
     frame = experimental(BROADCAST, a.mac)
@@ -412,9 +423,7 @@ def test_a_descriptor_that_cannot_be_polled_is_reported_gone(switch, fd):
 def test_the_same_descriptor_twice_is_reported_gone_and_the_first_port_lives(switch, trio):
     a, b, _ = trio
     index = next(switch.indexes)
-    switch.plane.post_port_add(
-        index, a.port.fileno(), 0, kind="packet", vnet_header=False, gso=0, guard=False
-    )
+    switch.plane.post_port_add(index, a.port.fileno(), 0, kind="packet", vnet_header=False, gso=0, guard=False)
     switch.step()
     assert switch.plane.events() == [(1, 0, index, errno.EEXIST)]
     switch.plane.post_port_remove(index)
@@ -467,9 +476,7 @@ def test_counters_say_what_crossed(switch, trio):
     for _ in range(3):
         switch.delivered(a, frame)
     grown = {
-        host.index: {
-            name: count - before[host.index][name] for name, count in host.counters.items() if name != "drops"
-        }
+        host.index: {name: count - before[host.index][name] for name, count in host.counters.items() if name != "drops"}
         for host in trio
     }
     sent = {"frames": 3, "bytes": 342, "segments": 3, "wire_bytes": 342}

@@ -92,7 +92,7 @@ def test_echo_is_answered_with_the_same_bytes(street, size):
 
 def test_echo_of_nothing_but_zeroes_is_answered_with_a_right_checksum(street):
     for size in (0, 1, 56):
-        answer, = street.answers(echo(GATEWAY, street.a.mac, A4, GATEWAY4, bytes(size), id=0, seq=0))
+        (answer,) = street.answers(echo(GATEWAY, street.a.mac, A4, GATEWAY4, bytes(size), id=0, seq=0))
         assert answer[34:] == b"\0\0\xff\xff" + bytes(4 + size)
 
 
@@ -122,9 +122,7 @@ def test_ethernet_padding_is_not_echoed(street):
 
 def fragments4(to: bytes, source: bytes, src: str, dst: str, message: bytes, size: int) -> list[frames.Frame]:
     return [
-        frames.ipv4(
-            to, source, src, dst, ICMP, message[at : at + size], offset=at, more=at + size < len(message)
-        )
+        frames.ipv4(to, source, src, dst, ICMP, message[at : at + size], offset=at, more=at + size < len(message))
         for at in range(0, len(message), size)
     ]
 
@@ -161,17 +159,13 @@ def test_a_broken_echo_is_not_answered(street):
     street.dies(good[:-1] + b"\xff", "icmp_malformed")
     street.dies(good6[:-1] + b"\xff", "icmp_malformed")
     for length in range(8):
-        street.dies(
-            frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, ICMP, good[34 : 34 + length]), "icmp_malformed"
-        )
+        street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, ICMP, good[34 : 34 + length]), "icmp_malformed")
         street.dies(
             frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, good6[54 : 54 + length]),
             "icmp_malformed",
         )
         street.dies(
-            frames.ipv6(
-                GATEWAY, street.a.mac, A6, GATEWAY6, FRAGMENT, b"\x3a\0\0\1\0\0\0\1" + good6[54 : 54 + length]
-            ),
+            frames.ipv6(GATEWAY, street.a.mac, A6, GATEWAY6, FRAGMENT, b"\x3a\0\0\1\0\0\0\1" + good6[54 : 54 + length]),
             "icmp_malformed",
         )
 
@@ -181,9 +175,7 @@ def test_other_icmp_for_the_gateway_dies(street, kind):
     message = bytes([kind, 0]) + bytes(28)
     message = message[:2] + struct.pack(">H", reference.internet_checksum(message)) + message[4:]
     street.dies(frames.ipv4(GATEWAY, street.a.mac, A4, GATEWAY4, ICMP, message), "not_for_gateway")
-    street.dies(
-        packet(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, bytes([kind, 0]) + bytes(28)), "not_for_gateway"
-    )
+    street.dies(packet(GATEWAY, street.a.mac, A6, GATEWAY6, ICMPV6, bytes([kind, 0]) + bytes(28)), "not_for_gateway")
 
 
 def test_the_gateway_answers_echo_only_at_its_own_mac(street):
@@ -198,15 +190,11 @@ def test_a_tcp_segment_for_the_gateway_is_reset(street):
     a = street.a
     syn = tcp(GATEWAY, a.mac, A4, GATEWAY4, flags=0x02, seq=77, ack=0, sport=1234, dport=80)
     assert street.dies(syn, "no_listener", answers=1) == [
-        frames.Frame(
-            reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=0, ack=78, flags=0x14))
-        )
+        frames.Frame(reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=0, ack=78, flags=0x14)))
     ]
     data = tcp(GATEWAY, a.mac, A4, GATEWAY4, b"hello", flags=0x18, seq=77, ack=99, sport=1234, dport=80)
     assert street.dies(data, "no_listener", answers=1) == [
-        frames.Frame(
-            reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=99, ack=0, flags=0x04))
-        )
+        frames.Frame(reference.finished(reset_of(a.mac, GATEWAY4, A4, sport=80, dport=1234, seq=99, ack=0, flags=0x04)))
     ]
     fin = tcp(
         GATEWAY,
@@ -225,9 +213,7 @@ def test_a_tcp_segment_for_the_gateway_is_reset(street):
     assert (answer[62:66], answer[66 + 1]) == (struct.pack(">I", 2), 0x14)
 
 
-def reset_of(
-    to: bytes, src: str, dst: str, *, sport: int, dport: int, seq: int, ack: int, flags: int
-) -> bytes:
+def reset_of(to: bytes, src: str, dst: str, *, sport: int, dport: int, seq: int, ack: int, flags: int) -> bytes:
     segment = struct.pack(">HHIIBBHHH", sport, dport, seq, ack, 0x50, flags, 0, 0, 0)
     built = bytearray(frames.ipv4(to, GATEWAY, src, dst, TCP, segment, id=0))
     struct.pack_into(">H", built, 20, 0x4000)
@@ -269,9 +255,7 @@ def test_the_gateway_says_that_it_does_not_listen(street, protocol, code, l4):
 def test_the_gateway_says_that_it_does_not_listen_on_ipv6(street):
     question = udp(GATEWAY, street.a.mac, A6, GATEWAY6, b"hello")
     (answer,) = street.dies(question, "no_listener", answers=1)
-    assert (
-        answer[:54] == frames.ipv6(street.a.mac, GATEWAY, GATEWAY6, A6, ICMPV6, bytes(len(answer) - 54))[:54]
-    )
+    assert answer[:54] == frames.ipv6(street.a.mac, GATEWAY, GATEWAY6, A6, ICMPV6, bytes(len(answer) - 54))[:54]
     assert answer[54:56] == b"\1\4" and answer[58:] == bytes(4) + question[14:]
 
 
@@ -331,9 +315,7 @@ def test_no_error_is_sent_about_an_error_a_later_fragment_or_a_group(street):
     for kind in (1, 2, 3, 4, 127):
         street.dies(frames.ipv6(GATEWAY, me, A6, OUTSIDE6, ICMPV6, bytes([kind]) + bytes(40)), "no_route")
         street.dies(
-            frames.ipv6(
-                GATEWAY, me, A6, OUTSIDE6, FRAGMENT, b"\x3a\0\0\1" + bytes(4) + bytes([kind]) + bytes(40)
-            ),
+            frames.ipv6(GATEWAY, me, A6, OUTSIDE6, FRAGMENT, b"\x3a\0\0\1" + bytes(4) + bytes([kind]) + bytes(40)),
             "no_route",
         )
     street.dies(frames.ipv6(GATEWAY, me, A6, OUTSIDE6, ICMPV6, b"\x80"), "no_route")
@@ -415,8 +397,7 @@ def test_any_packet_for_the_gateway_gets_at_most_one_sound_answer_no_much_longer
         after = street.a.counters
         assert len(answers) <= 1 and all(len(answer) <= len(question) + 48 for answer in answers)
         assert (
-            after["answered"] + sum(after["drops"].values())
-            == before["answered"] + sum(before["drops"].values()) + 1
+            after["answered"] + sum(after["drops"].values()) == before["answered"] + sum(before["drops"].values()) + 1
         )
     switch.close()
 

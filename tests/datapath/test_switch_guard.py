@@ -124,9 +124,7 @@ def test_ones_own_address_and_unknown_ones_may_be_claimed(street):
     street.passes(is_at(street.attacker.mac, OTHER, OTHER))
 
 
-@pytest.mark.parametrize(
-    "at, value", [(14, b"\0\6"), (16, b"\x86\xdd"), (18, b"\5"), (19, b"\x10"), (22, b"\1")]
-)
+@pytest.mark.parametrize("at, value", [(14, b"\0\6"), (16, b"\x86\xdd"), (18, b"\5"), (19, b"\x10"), (22, b"\1")])
 def test_a_malformed_arp_packet_dies(street, at, value):
     good = is_at(street.attacker.mac, OWN, OTHER)
     street.dies(good[:at] + value + good[at + len(value) :], "arp_malformed")
@@ -181,6 +179,22 @@ def test_an_endpoint_is_no_router(street, kind):
     street.dies(router_advertisement(street.attacker.mac, kind), "nd_spoof")
 
 
+def router_solicitation(source: bytes, src: str, options: bytes) -> bytes:
+    message = struct.pack(">BBHI", 133, 0, 0, 0) + options
+    return packet(frames.group_mac("ff02::2"), source, src, "ff02::2", ICMPV6, message, hop_limit=255)
+
+
+def test_a_router_solicitation_that_claims_anothers_address_or_mac_dies(street):
+    """A router enters its sender into its neighbour cache (RFC 4861 section 6.2.6)."""
+    me = street.attacker.mac
+    street.dies(router_solicitation(me, VICTIM6, option(1, me)), "nd_spoof")
+    street.dies(router_solicitation(me, OWN6, option(1, street.victim.mac)), "nd_spoof")
+    street.dies(router_solicitation(me, OWN6, option(14, bytes(6)) + option(1, street.victim.mac)), "nd_spoof")
+    for src, options in ((OWN6, option(1, me)), ("::", b""), (OWN6, b"\1"), (OWN6, b"\1\0"), (OWN6, b"\1\xff" + me)):
+        street.passes(router_solicitation(me, src, options))
+    street.passes(router_solicitation(me, OWN6, option(1, me))[:61])
+
+
 def test_a_router_behind_an_open_port_may_advertise(open_street):
     open_street.passes(router_advertisement(open_street.attacker.mac))
 
@@ -225,9 +239,7 @@ def claims(street) -> dict[str, tuple[bytes, str]]:
     }
 
 
-@pytest.mark.parametrize(
-    "tags", [PRIORITY, ((S_TAG, 0),), PRIORITY * 2, PRIORITY * 3, ((S_TAG, 0), *PRIORITY * 6)]
-)
+@pytest.mark.parametrize("tags", [PRIORITY, ((S_TAG, 0),), PRIORITY * 2, PRIORITY * 3, ((S_TAG, 0), *PRIORITY * 6)])
 @pytest.mark.parametrize("claim", ["arp", "na", "ra", "dhcp"])
 def test_a_priority_tag_is_no_disguise_because_hosts_ignore_it(street, claim, tags):
     frame, reason = claims(street)[claim]
@@ -357,9 +369,7 @@ def test_a_dhcp_servers_first_fragment_dies_too(street):
 
 
 def test_a_dhcp_server_behind_an_open_port_may_answer(open_street):
-    open_street.passes(
-        udp(BROADCAST, open_street.attacker.mac, OWN, "255.255.255.255", b"offer", sport=67, dport=68)
-    )
+    open_street.passes(udp(BROADCAST, open_street.attacker.mac, OWN, "255.255.255.255", b"offer", sport=67, dport=68))
 
 
 # ---- any bytes
@@ -403,10 +413,7 @@ def test_whatever_a_guarded_port_sends_nobody_reads_anothers_address_in_arp(body
     for port, got in switch.delivered(street.attacker, frame, header).items():
         for seen in map(without_priority_tags, got if port != street.attacker.index else []):
             if seen[12:14] == b"\x08\x06" and len(seen) >= 42:
-                assert (
-                    seen[28:32] not in map(frames.ip, (VICTIM, GATEWAY_IP))
-                    and seen[22:28] == street.attacker.mac
-                )
+                assert seen[28:32] not in map(frames.ip, (VICTIM, GATEWAY_IP)) and seen[22:28] == street.attacker.mac
     switch.close()
 
 

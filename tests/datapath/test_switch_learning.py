@@ -104,9 +104,7 @@ def test_a_full_table_takes_the_oldest_from_the_port_that_holds_most():
     spoken_from(newcomer, 300)
     table = switch.macs()
     assert len(table) == 10 and table[0, mac(300)] == newcomer.index
-    assert (0, mac(100)) not in table and all(
-        (0, mac(number)) in table for number in (*range(101, 107), 200, 201, 202)
-    )
+    assert (0, mac(100)) not in table and all((0, mac(number)) in table for number in (*range(101, 107), 200, 201, 202))
     switch.close()
 
 
@@ -231,9 +229,7 @@ class MacTable(RuleBasedStateMachine):
 
     @initialize(seed=st.integers(0, 2**64 - 1))
     def start(self, seed):
-        self.switch = MemorySwitch(
-            mac_capacity=self.CAPACITY, mac_share=self.SHARE, age_s=self.AGE_S, seed=seed
-        )
+        self.switch = MemorySwitch(mac_capacity=self.CAPACITY, mac_share=self.SHARE, age_s=self.AGE_S, seed=seed)
         self.switch.network()
         self.hosts = []
         self.seen: dict[int, dict[int, int]] = {}  # port → MAC number → second, oldest first
@@ -296,9 +292,7 @@ class MacTable(RuleBasedStateMachine):
     def wait(self, seconds):
         self.switch.step(after_s=seconds)
         for port, numbers in self.seen.items():
-            self.seen[port] = {
-                number: at for number, at in numbers.items() if self.second() - at < self.AGE_S
-            }
+            self.seen[port] = {number: at for number, at in numbers.items() if self.second() - at < self.AGE_S}
 
     def second(self):
         return self.switch.now_ns // 1_000_000_000

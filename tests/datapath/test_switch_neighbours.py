@@ -88,9 +88,7 @@ def test_the_bytes_of_an_arp_answer(street):
         "ffffffffffff 020000000001 0806 0001 0800 06 04 0001 020000000001 ac110002 000000000000 ac110003"
     )
     assert street.answers(question) == [
-        bytes.fromhex(
-            "020000000001 020000000002 0806 0001 0800 06 04 0002 020000000002 ac110003 020000000001 ac110002"
-        )
+        bytes.fromhex("020000000001 020000000002 0806 0001 0800 06 04 0002 020000000002 ac110003 020000000001 ac110002")
     ]
 
 
@@ -237,9 +235,7 @@ def test_the_bindings_of_a_network_go_with_it(switch):
 
 
 @given(
-    st.lists(
-        st.tuples(st.booleans(), st.integers(0, 1), st.integers(0, 30), st.integers(1, 5)), max_size=120
-    ),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 1), st.integers(0, 30), st.integers(1, 5)), max_size=120),
     st.integers(0, 2**64 - 1),
 )
 def test_the_neighbour_table_is_a_dictionary(operations, seed):
@@ -256,8 +252,6 @@ def test_the_neighbour_table_is_a_dictionary(operations, seed):
             switch.plane.post_neighbour(network, frames.ip(address), None)
             expected.pop((network, frames.ip(address)), None)
         switch.step()
-    assert {
-        (network, address): (port, at) for network, port, address, at in switch.table(fdb=False)
-    } == expected
+    assert {(network, address): (port, at) for network, port, address, at in switch.table(fdb=False)} == expected
     assert switch.totals["neighbours"] == len(expected)
     switch.close()

@@ -58,9 +58,7 @@ class Pair:
         self, kind: str, payload: int, size: int, *, to: bytes = BROADCAST, tags=(), **fields
     ) -> tuple[bytes, Frame]:
         """(virtio header, unfinished frame) of `payload` bytes in segments of `size`."""
-        frame = tagged(
-            reference.unfinished(BUILDERS[kind](to, self.sender.mac, DATA[:payload], **fields)), *tags
-        )
+        frame = tagged(reference.unfinished(BUILDERS[kind](to, self.sender.mac, DATA[:payload], **fields)), *tags)
         return offload_header(frame, gso_type_of(frame), size), frame
 
     def unfinished(self, kind: str, payload: bytes = b"data", *, tags=()) -> tuple[bytes, Frame]:
@@ -86,9 +84,7 @@ def test_a_super_frame_crosses_whole_between_ports_with_offloads(pair, kind):
     header, frame = pair.super_frame(kind, 60_000, 1400)
     pair.send(header, frame)
     assert receiver.received_with_headers() == [(header, frame)]
-    counted = {
-        name: pair.sender.counters[f"rx_{name}"] for name in ("frames", "bytes", "segments", "wire_bytes")
-    }
+    counted = {name: pair.sender.counters[f"rx_{name}"] for name in ("frames", "bytes", "segments", "wire_bytes")}
     assert counted == {name: receiver.counters[f"tx_{name}"] for name in counted}
     cut = reference.segments(frame, 1400)
     assert counted == {
@@ -225,11 +221,7 @@ def test_segments_are_those_that_a_wire_would_have_carried(pair, kind, tags, pay
     pair.send(header, frame)
     expected = reference.segments(frame, size)
     got = receiver.received()
-    assert (
-        got
-        == expected
-        == segment(bytes(frame), gso_type_of(frame), size, struct.unpack_from("<H", header, 6)[0])
-    )
+    assert got == expected == segment(bytes(frame), gso_type_of(frame), size, struct.unpack_from("<H", header, 6)[0])
     assert all(reference.wrong_checksums(one) == [] for one in got)
     assert (
         pair.sender.counters["rx_segments"]
@@ -237,11 +229,7 @@ def test_segments_are_those_that_a_wire_would_have_carried(pair, kind, tags, pay
         == receiver.counters["tx_segments"]
         == len(expected)
     )
-    assert (
-        receiver.counters["tx_bytes"]
-        == receiver.counters["tx_wire_bytes"]
-        == pair.sender.counters["rx_wire_bytes"]
-    )
+    assert receiver.counters["tx_bytes"] == receiver.counters["tx_wire_bytes"] == pair.sender.counters["rx_wire_bytes"]
 
 
 @given(

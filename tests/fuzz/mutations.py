@@ -37,7 +37,8 @@ class Mutator:
         ]
 
     def frame(self, source: bytes, others: list[bytes]) -> bytes:
-        """A frame, mostly from `source`, to one of the others, the gateway, a group or nobody; sound or not."""
+        """A frame, mostly from `source`, to one of the others, the gateway, a group or nobody; sound or
+        not."""
         chance = self.chance
         if chance.random() < 0.05:
             return chance.randbytes(chance.randint(1, 200))

@@ -32,7 +32,8 @@ STEPS_PER_SWITCH = 400
 
 
 class Town:
-    """A switch with two networks and every kind of port in each; what was last done to it is kept for a failure."""
+    """A switch with two networks and every kind of port in each; what was last done to it is kept for a
+    failure."""
 
     def __init__(self, seed: int):
         self.chance = random.Random(seed)
@@ -148,7 +149,8 @@ def one_frame(town: Town) -> None:
 
 
 def check_received(host: MemoryHost, sender: MemoryHost, frame: bytes, header: bytes) -> None:
-    """What may come out of a port: the frame in a form that it can take, or the gateway's answer to its sender."""
+    """What may come out of a port: the frame in a form that it can take, or the gateway's answer to its
+    sender."""
     if not host.vnet:
         got = [(bytes(12), one) for one in host.received()]
     else:
@@ -178,7 +180,8 @@ def check_offload_header(header: bytes, frame: bytes) -> None:
 
 
 def check_segment(one: bytes, frame: bytes, header: bytes) -> None:
-    """One frame of those that a super-frame stands for; behind extension headers the reference doesn't see."""
+    """One frame of those that a super-frame stands for; behind extension headers the reference doesn't
+    see."""
     size = struct.unpack_from("<H", header, 4)[0]
     l4 = reference.l4_of(frame)
     if l4 is not None and l4[2] in (6, 17):
@@ -244,7 +247,8 @@ def test_bursts_from_all_ports_at_once_are_all_counted():
 
 
 def one_burst(town: Town) -> None:
-    """Frames from everybody, then one step: each was received, and died, was answered or went on, at most once."""
+    """Frames from everybody, then one step: each was received, and died, was answered or went on, at most
+    once."""
     town.last = "a burst"
     before, sent = town.state(), dict.fromkeys(town.state(), 0)
     for _ in range(200):
@@ -277,7 +281,8 @@ def sums(counts) -> dict[str, int]:
 
 @pytest.mark.parametrize("threads", [2])
 def test_a_running_switch_survives_control_and_frames_at_the_same_time(threads):
-    """Frames from several threads, while control adds, removes, binds, lists and injects; only life is asserted."""
+    """Frames from several threads, while control adds, removes, binds, lists and injects; only life is
+    asserted."""
     chance, until = random.Random(SEED), time.monotonic() + SECONDS
     plane = Dataplane(mac_capacity=CAPACITY, mac_share=SHARE, neighbour_capacity=64, age_s=1)
     runner = threading.Thread(target=plane.run)

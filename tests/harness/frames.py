@@ -51,9 +51,7 @@ def layers(packet: object) -> str:
     if isinstance(packet, (bytes, bytearray)):
         return f"{len(packet)} bytes" if packet else ""
     fields = ", ".join(
-        f"{name}={shown(getattr(packet, name))}"
-        for name in packet.__hdr_fields__
-        if getattr(packet, name, None)
+        f"{name}={shown(getattr(packet, name))}" for name in packet.__hdr_fields__ if getattr(packet, name, None)
     )
     return f"{type(packet).__name__}({fields}) {layers(packet.data)}".strip()
 
@@ -197,9 +195,7 @@ def tcp(
     dport: int = 80,
     **fields,
 ) -> Frame:
-    header = struct.pack(
-        ">HHIIBBHHH", sport, dport, seq, ack, (5 + len(options) // 4) << 4, flags, 64240, 0, 0
-    )
+    header = struct.pack(">HHIIBBHHH", sport, dport, seq, ack, (5 + len(options) // 4) << 4, flags, 64240, 0, 0)
     return packet(to, source, src, dst, TCP, header + options + payload, **fields)
 
 
@@ -216,9 +212,7 @@ def echo(
     **fields,
 ) -> Frame:
     """An ICMP echo request or reply (RFC 792) with a right checksum."""
-    message = bytes(
-        dpkt.icmp.ICMP(type=0 if reply else 8, data=dpkt.icmp.ICMP.Echo(id=id, seq=seq, data=payload))
-    )
+    message = bytes(dpkt.icmp.ICMP(type=0 if reply else 8, data=dpkt.icmp.ICMP.Echo(id=id, seq=seq, data=payload)))
     return ipv4(to, source, src, dst, ICMP, message, **fields)
 
 
@@ -277,9 +271,7 @@ def solicitation(
         options = b"" if src == "::" else option(1, asker)
     group = group_of(target) if dst is None else dst
     message = struct.pack(">BBHI", 135, code, 0, 0) + ip(target) + options
-    return packet(
-        group_mac(group) if to is None else to, asker, src, group, ICMPV6, message, hop_limit=hop_limit
-    )
+    return packet(group_mac(group) if to is None else to, asker, src, group, ICMPV6, message, hop_limit=hop_limit)
 
 
 def advertisement(
@@ -295,9 +287,7 @@ def advertisement(
 ) -> Frame:
     """A neighbour advertisement (RFC 4861 section 4.4)."""
     message = (
-        struct.pack(">BBHBxxx", 136, 0, 0, flags)
-        + ip(target)
-        + (option(2, sender) if options is None else options)
+        struct.pack(">BBHBxxx", 136, 0, 0, flags) + ip(target) + (option(2, sender) if options is None else options)
     )
     return packet(to, sender, src, dst, ICMPV6, message, hop_limit=hop_limit)
 

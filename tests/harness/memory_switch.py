@@ -150,16 +150,12 @@ class MemorySwitch:
         self.step()
         return index
 
-    def bind(
-        self, address: str, host: MemoryHost | None = None, *, network: int = 0, mac: bytes | None = None
-    ) -> None:
+    def bind(self, address: str, host: MemoryHost | None = None, *, network: int = 0, mac: bytes | None = None) -> None:
         """A neighbour: a host's address, or with None the gateway's own."""
         if host is None:
             self.plane.post_neighbour(network, frames.ip(address), GATEWAY if mac is None else mac, NOBODY)
         else:
-            self.plane.post_neighbour(
-                host.network, frames.ip(address), host.mac if mac is None else mac, host.index
-            )
+            self.plane.post_neighbour(host.network, frames.ip(address), host.mac if mac is None else mac, host.index)
         self.step()
 
     def unbind(self, address: str, *, network: int = 0) -> None:
@@ -189,9 +185,7 @@ class MemorySwitch:
         self.step(after_s=after_s)
         return host.received()
 
-    def delivered(
-        self, host: MemoryHost, frame: bytes, header: bytes | None = None
-    ) -> dict[int, list[Frame]]:
+    def delivered(self, host: MemoryHost, frame: bytes, header: bytes | None = None) -> dict[int, list[Frame]]:
         """Sends one frame and returns what every host received, by port, the empty-handed left out."""
         self.flush()
         host.send(frame, header)

@@ -34,9 +34,7 @@ def wait_until(predicate: Callable[[], object], deadline_s: float = 10.0, what: 
 def run(*command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess:
     """A program's end, its output as text; a failure shows what it said."""
     done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-    assert not check or done.returncode == 0, (
-        f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
-    )
+    assert not check or done.returncode == 0, f"{' '.join(command)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
 
@@ -162,9 +160,7 @@ class RealSwitch:
         wait_until(lambda: self.plane.completed >= ticket)
         return answer
 
-    def network(
-        self, index: int = 0, *, mtu: int = 1500, gateway: bytes = GATEWAY, dhcp: bool = False
-    ) -> int:
+    def network(self, index: int = 0, *, mtu: int = 1500, gateway: bytes = GATEWAY, dhcp: bool = False) -> int:
         self.do(self.plane.post_network_add, index, mtu=mtu, gateway_mac=gateway, dhcp=dhcp)
         return index
 

@@ -86,9 +86,7 @@ def finished(frame: bytes) -> bytes:
     l4, length, protocol, source, destination = l4_of(frame)
     field = l4 + CHECKSUM_AT[protocol]
     bare = frame[:field] + b"\0\0" + frame[field + 2 :]
-    checksum = internet_checksum(
-        pseudo_header(source, destination, protocol, length) + bare[l4 : l4 + length]
-    )
+    checksum = internet_checksum(pseudo_header(source, destination, protocol, length) + bare[l4 : l4 + length])
     if protocol == UDP and checksum == 0:
         checksum = 0xFFFF
     return frame[:field] + struct.pack(">H", checksum) + frame[field + 2 :]
@@ -124,9 +122,7 @@ def one_segment(
     out = bytearray(headers)
     if headers[l3] >> 4 == 4:
         struct.pack_into(">H", out, l3 + 2, len(headers) - l3 + len(chunk))
-        struct.pack_into(
-            ">H", out, l3 + 4, (int.from_bytes(headers[l3 + 4 : l3 + 6], "big") + number) & 0xFFFF
-        )
+        struct.pack_into(">H", out, l3 + 4, (int.from_bytes(headers[l3 + 4 : l3 + 6], "big") + number) & 0xFFFF)
         struct.pack_into(">H", out, l3 + 10, 0)
         struct.pack_into(">H", out, l3 + 10, internet_checksum(bytes(out[l3:l4])))
     else:
@@ -134,8 +130,6 @@ def one_segment(
     if protocol == UDP:
         struct.pack_into(">H", out, l4 + 4, 8 + len(chunk))
     else:
-        struct.pack_into(
-            ">I", out, l4 + 4, (int.from_bytes(headers[l4 + 4 : l4 + 8], "big") + offset) & 0xFFFFFFFF
-        )
+        struct.pack_into(">I", out, l4 + 4, (int.from_bytes(headers[l4 + 4 : l4 + 8], "big") + offset) & 0xFFFFFFFF)
         out[l4 + 13] &= ~((0 if last else FIN_PSH) | (CWR if number else 0)) & 0xFF
     return finished(bytes(out) + chunk)

@@ -23,8 +23,8 @@ rm -rf "$1"/root/run/* "$1"/root/etc/systemd/system/multi-user.target.wants/*
 cp "$2" "$1/root/etc/systemd/system/vswitch.service"
 mkdir "$1/root/etc/systemd/system/vswitch.service.d"
 cp "$3" "$1/root/etc/systemd/system/vswitch.service.d/test.conf"
-exec systemd-nspawn -q -D "$1/root" --register=no --keep-unit --private-network -M "$4" --bind=/dev/net/tun
---bind-ro="$5" --bind-ro="$6" \
+exec systemd-nspawn -q -D "$1/root" --register=no --keep-unit --private-network -M "$4" \
+    --bind=/dev/net/tun --bind-ro="$5" --bind-ro="$6" \
     --boot systemd.unit=basic.target systemd.log_target=console
 """
 
@@ -66,8 +66,12 @@ class SystemdMachine:
                 stderr=log,
                 preexec_fn=join,
             )
-        eventually(self._booted, f"systemd has booted: {self.log.read_text()}", 30)
-        self.pid = self._leader()
+        try:
+            eventually(self._booted, f"systemd has booted, see {self.log}", 30)
+            self.pid = self._leader()
+        except BaseException:
+            self.process.kill()
+            raise
 
     def _booted(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()

@@ -82,9 +82,7 @@ def test_the_bytes_of_two_udp_datagrams_over_ipv6():
 
 
 FRAMES = st.builds(
-    lambda build, addresses, payload, tags, fields: tagged(
-        build(B, A, *addresses, DATA[:payload], **fields), *tags
-    ),
+    lambda build, addresses, payload, tags, fields: tagged(build(B, A, *addresses, DATA[:payload], **fields), *tags),
     st.just(frames.tcp),
     st.sampled_from([V4, V6]),
     st.integers(1, 65_000),
@@ -131,13 +129,10 @@ def test_tcp_segments_count_on_and_keep_their_flags_where_they_belong(seq, flags
     frame = frames.tcp(B, A, *V4, DATA[: 500 * (count - 1) + last], seq=seq, flags=flags, id=id)
     got = [dpkt.ethernet.Ethernet(one).data for one in cut(frame, 500)]
     assert [packet.id for packet in got] == [(id + number) & 0xFFFF for number in range(count)]
-    assert [packet.data.seq for packet in got] == [
-        (seq + 500 * number) & 0xFFFFFFFF for number in range(count)
-    ]
+    assert [packet.data.seq for packet in got] == [(seq + 500 * number) & 0xFFFFFFFF for number in range(count)]
     fin_psh, cwr, others = flags & 0x09, flags & 0x80, flags & 0x76
     assert [packet.data.flags & 0xFF for packet in got] == [
-        others | (cwr if number == 0 else 0) | (fin_psh if number == count - 1 else 0)
-        for number in range(count)
+        others | (cwr if number == 0 else 0) | (fin_psh if number == count - 1 else 0) for number in range(count)
     ]
 
 
@@ -157,9 +152,7 @@ def test_any_bytes_and_any_header_are_cut_or_refused(frame, gso_type, size, star
 def test_a_frame_with_one_byte_changed_is_cut_into_sound_frames_or_refused(frame, at, value, size, draw):
     frame = bytes(frame[: at % len(frame)] + bytes([value]) + frame[at % len(frame) + 1 :])[:4000]
     start = draw.draw(st.sampled_from([34, 54, 58, 62, 38]))
-    for one in segment(frame, draw.draw(st.sampled_from([GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4])), size, start)[
-        :50
-    ]:
+    for one in segment(frame, draw.draw(st.sampled_from([GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4])), size, start)[:50]:
         assert reference.wrong_checksums(one) == [] or reference.l4_of(one)[0] != start
 
 

@@ -31,6 +31,16 @@ from vswitch.datapath._ring cimport (
 
 from vswitch.datapath._drops import NAMES
 
+cdef extern from *:
+    """
+    #include <sys/socket.h>
+    #ifndef SO_PASSRIGHTS
+    #define SO_PASSRIGHTS 83
+    #endif
+    """
+    enum: SOL_SOCKET, SO_PASSRIGHTS
+    int setsockopt(int fd, int level, int option, const void *value, unsigned int length)
+
 NOBODY = GATEWAY_PORT
 MAX_LIMIT = 1 << 24         # of table rows and seconds: far beyond use, and nothing overflows
 
@@ -51,6 +61,14 @@ cdef dict counters_of(const Counters *counters):
         "tx_segments": load_relaxed(&counters.tx_segments), "tx_wire_bytes": load_relaxed(&counters.tx_wire_bytes),
         "answered": load_relaxed(&counters.answered), "punted": load_relaxed(&counters.punted), "drops": drops,
     }
+
+
+cdef void refuse_descriptors(const Port *port) noexcept:
+    """Forbids a packet port's peer to send descriptors along (since Linux 6.16): whoever receives them closes them, and closing a
+    socket that lingers takes as long as the peer likes."""
+    cdef int no = 0
+    if port.kind == PORT_PACKET:
+        setsockopt(port.fd, SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof(no))
 
 
 cdef Command blank() noexcept:
@@ -93,6 +111,8 @@ cdef class Dataplane:
 
     def run(self) -> None:
         """The dataplane thread: returns after post_stop()."""
+        if self.running:
+            raise RuntimeError("the dataplane runs in a thread already")
         self.running = True
         try:
             with nogil:
@@ -232,6 +252,7 @@ cdef class Dataplane:
             free(port)
         else:
             self.ports[index] = <uintptr_t>port
+            refuse_descriptors(port)
         return ticket
 
     def post_port_remove(self, uint16_t index):

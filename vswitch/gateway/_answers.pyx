@@ -121,6 +121,9 @@ cdef bint answer_nd(Query *query) noexcept nogil:
     if (icmp[0] == 134 or icmp[0] == 137) and query.guard:
         drop(query, Drop.ND_SPOOF)
         return True
+    if icmp[0] == 133 and query.guard and query.length >= IPV6_END + size and forged_nd(query, ip, icmp, size, NULL):
+        drop(query, Drop.ND_SPOOF)
+        return True
     if icmp[0] != 135 and icmp[0] != 136:
         return False
     if not valid_nd(query, ip, icmp, size):
@@ -163,7 +166,7 @@ cdef bint valid_nd(const Query *query, const uint8_t *ip, const uint8_t *icmp, u
 
 cdef const uint8_t *nd_option(const uint8_t *icmp, uint32_t size, uint8_t kind) noexcept nogil:
     """The first option of a kind in a solicitation or advertisement, or NULL."""
-    cdef uint32_t at = 24
+    cdef uint32_t at = 8 if icmp[0] == 133 else 24
     while at + 8 <= size and icmp[at + 1]:
         if icmp[at] == kind:
             return icmp + at
@@ -173,7 +176,7 @@ cdef const uint8_t *nd_option(const uint8_t *icmp, uint32_t size, uint8_t kind) 
 
 cdef bint forged_nd(const Query *query, const uint8_t *ip, const uint8_t *icmp, uint32_t size, const Neighbour *target) noexcept nogil:
     """Whether the sender claims an address or a MAC that is not its own."""
-    cdef const uint8_t *link = nd_option(icmp, size, 1 if icmp[0] == 135 else 2)
+    cdef const uint8_t *link = nd_option(icmp, size, 2 if icmp[0] == 136 else 1)
     if query.guard and link != NULL and memcmp(link + 2, query.frame + 6, 6) != 0:
         return True
     if icmp[0] == 136 and foreign(query, target):

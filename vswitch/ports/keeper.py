@@ -41,7 +41,7 @@ from vswitch.ports.worker import HOME, MESSAGE_BYTES, work
 
 REQUEST_TIMEOUT_S = 10.0  # an attach takes 2 ms, or as long as others hold the kernel's rtnl lock
 WORKERS = 16  # alive at once, with any that the kernel keeps from dying; the switch asks for 4 at a time
-IDLE_WORKERS = 2  # kept for the next requests; 2 MB of memory of their own each
+IDLE_WORKERS = 2  # kept for the next requests; 3 MB of memory of their own each
 
 
 @dataclass
