@@ -143,6 +143,13 @@ class RealHost(Namespace):
         self.close()
 
 
+def lost_by(host: RealHost) -> int:
+    """Frames that the host's own interface had to drop before the switch saw them."""
+    with host.entered():
+        lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    return int(next(line for line in lines if "eth0:" in line).split()[12])
+
+
 class RealSwitch:
     """A Dataplane in a thread of its own."""
 

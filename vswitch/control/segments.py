@@ -150,7 +150,10 @@ class Segments:
         await datapath.add_network(index, mtu=network.record.mtu, gateway_mac=network.gateway_mac, dhcp=True)
         undo.push_async_callback(self._close, network)
         for gateway in network.bound():
-            await datapath.add_neighbour(index, gateway.packed, network.gateway_mac, None)
+            try:
+                await datapath.add_neighbour(index, gateway.packed, network.gateway_mac, None)
+            except LookupError as full:
+                raise Refused(f"the switch's neighbour table is full ({full}): remove a network", 507) from None
 
     async def _close(self, network: Network) -> None:
         """Take it out of the dataplane; goes on whatever fails."""

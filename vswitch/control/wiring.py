@@ -123,7 +123,10 @@ class Wiring:
             addresses.append((link_local(mac), mac))
         for address, mac in addresses:
             port.bindings.append(address.packed)
-            await self._parts.datapath.add_neighbour(port.network.index, address.packed, mac, port.index)
+            try:
+                await self._parts.datapath.add_neighbour(port.network.index, address.packed, mac, port.index)
+            except LookupError as full:
+                raise Refused(f"the switch's neighbour table is full ({full}): detach a container", 507) from None
 
     async def _remove(self, port: Port) -> None:
         datapath, name = self._parts.datapath, f"port {port.container.name}/{port.endpoint.interface}"

@@ -2,8 +2,9 @@
 """What the dataplane does for control between two batches: change its tables, copy slices of them.
 
 Enters: Commands from the command ring, in order; each is counted in `completed` when done, which is how control knows. What a command
-needs memory for (a Port, a Network, a Snapshot) was allocated by control; the dataplane only links it. A port or network
-that is taken out is never touched again once its command is counted, so control may free it.
+needs memory for (a Port, a Network, a Snapshot) was allocated by control; the dataplane only links it. A network's list of ports, which
+grows, is the dataplane's own. A port or network that is taken out is never touched again once its command is counted, so control may
+free it.
 
 A snapshot copies at most SNAPSHOT_ROWS table entries per batch. Rows that change meanwhile appear in their old or new state,
 and an entry that lives throughout appears exactly once, because entries never move.
