@@ -41,36 +41,8 @@ cdef extern from *:
     enum: SOL_SOCKET, SO_PASSRIGHTS
     int setsockopt(int fd, int level, int option, const void *value, unsigned int length)
 
-cdef extern from "<sys/syscall.h>" nogil:
-    enum: SYS_sched_setattr
-    long syscall(long number, ...)
-
-cdef struct SchedAttr:                  # struct sched_attr, sched_setattr(2), its first version
-    uint32_t size
-    uint32_t policy
-    uint64_t flags
-    int32_t nice
-    uint32_t priority
-    uint64_t runtime_ns
-    uint64_t deadline_ns
-    uint64_t period_ns
-
-cdef enum:
-    NICE = -10              # the kernel's bridge works in softirqs, ahead of every process
-    SLICE_NS = 100000       # a short turn at the processor comes sooner (Linux 6.12; older ones ignore it)
-
 NOBODY = GATEWAY_PORT
 MAX_LIMIT = 1 << 24         # of table rows and seconds: far beyond use, and nothing overflows
-
-
-cdef void come_sooner() noexcept nogil:
-    """Asks the scheduler to let the calling thread run soon after it wakes; with a better nice value where that is allowed."""
-    cdef SchedAttr attr
-    memset(&attr, 0, sizeof(SchedAttr))
-    attr.size, attr.nice, attr.runtime_ns = sizeof(SchedAttr), NICE, SLICE_NS
-    if syscall(SYS_sched_setattr, 0, &attr, 0) < 0:
-        attr.nice = 0
-        syscall(SYS_sched_setattr, 0, &attr, 0)
 
 
 cdef dict counters_of(const Counters *counters):
@@ -144,7 +116,6 @@ cdef class Dataplane:
         self.running = True
         try:
             with nogil:
-                come_sooner()
                 switch_run(self.sw)
         finally:
             self.running = False
