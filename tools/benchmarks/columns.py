@@ -86,10 +86,10 @@ class Row:
         }
 
     def bytes_per_port(self) -> float | None:
-        """Growth of resident memory per port between few and many."""
+        """Growth per port between few and many, of PSS: a new worker of the helper shares nearly all that RSS shows."""
         if self.few is None or self.many is None:
             return None
-        return (self.many.rss - self.few.rss) / (self.ports_many - 2)
+        return (self.many.pss - self.few.pss) / (self.ports_many - 2)
 
     def as_json(self) -> dict:
         """For the JSON document."""
@@ -101,7 +101,7 @@ class Row:
             "memory": {
                 **self.memory_values(),
                 "ports_many": self.ports_many or None,
-                "rss_bytes_per_port": self.bytes_per_port(),
+                "pss_bytes_per_port": self.bytes_per_port(),
             },
         }
 

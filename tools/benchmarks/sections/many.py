@@ -78,7 +78,7 @@ def many(sandbox: Sandbox, row: Row, ports: int) -> Section:
         "ports": ports,
         "jobs": jobs,
         "attach_s": took_s,
-        "rss_bytes_per_port": per_port,
+        "pss_bytes_per_port": per_port,
         "sampled_pairs": len(answers),
         "pairs_reached": reached,
         "worst_first_answer_us": max(answer.max_us for answer in answers),
