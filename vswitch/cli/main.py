@@ -96,6 +96,9 @@ def status_of(arguments: list[str] | None = None) -> int:
         return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort):
         return CTRL_C
+    except click.exceptions.NoArgsIsHelpError as problem:
+        print(problem.format_message(), file=sys.stderr)
+        return problem.exit_code
     except click.UsageError as problem:
         return _fail(_usage(problem), problem.exit_code)
     except click.ClickException as problem:
