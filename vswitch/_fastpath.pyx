@@ -36,7 +36,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
 from vswitch.arp._neighbours cimport neighbours_close, neighbours_open
-from vswitch.bridge._fdb cimport NOBODY, FdbEntry, fdb_close, fdb_expire, fdb_find, fdb_key, fdb_learn, fdb_open
+from vswitch.bridge._fdb cimport NOBODY, fdb_close, fdb_expire, fdb_find, fdb_key, fdb_learn, fdb_open
 from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
     add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,

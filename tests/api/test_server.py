@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import eventually
 from raw_http import ask, exchange
 from served import Served
 
@@ -21,13 +21,6 @@ from vswitch.control.api.server import BODY_LIMIT_BYTES, CONNECTION_LIMIT
 from vswitch.ports.handover import offer
 
 DEADLINE_S = 10
-
-
-def eventually(probe: Callable[[], object], what: str) -> None:
-    give_up_at = time.monotonic() + DEADLINE_S
-    while not probe():
-        assert time.monotonic() < give_up_at, f"never happened: {what}"
-        time.sleep(0.005)
 
 
 def test_every_answer_names_version_and_api(served: Served):

@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from patience import eventually
 
 from vswitch import __version__
 
@@ -88,13 +88,6 @@ def test_without_a_switch_version_still_shows_ours(lonely):
     done = lonely("version", "--json")
     assert (done.status, done.json) == (1, {"client": {"version": __version__, "api": 1}, "switch": None})
     assert done.refusal.startswith("no switch is running")
-
-
-def eventually(probe, what: str) -> None:
-    give_up_at = time.monotonic() + 10
-    while not probe():
-        assert time.monotonic() < give_up_at, f"never happened: {what}"
-        time.sleep(0.005)
 
 
 def started(*arguments: str, **options) -> subprocess.Popen:

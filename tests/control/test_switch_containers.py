@@ -9,6 +9,7 @@ import os
 import pytest
 from switchbox import Box, quiet, simulated, until
 
+from vswitch.control.logs import read_logs
 from vswitch.model import (
     AttachmentSpec,
     ContainerSpec,
@@ -645,3 +646,27 @@ async def test_after_close_nothing_can_be_changed_and_interfaces_stay(tmp_path):
             await box.attach("other")
         assert set(box.interfaces("web")) == {"eth0"} and box.datapath.ports == {}
         box.switch = None
+
+
+@simulated
+async def test_a_container_first_run_in_the_foreground_has_a_log_once_it_is_started_again(tmp_path):
+    async with Box(tmp_path) as box:
+        answer, process = await box.run("job", detached=False)
+        assert answer.log_path is None
+        stopping = asyncio.ensure_future(box.switch.stop("job", 10))
+        await asyncio.to_thread(process.popen.wait)
+        await box.switch.report_exit("job", 143)
+        await stopping
+        again = box.process("second")
+        assert (await box.switch.start_container("job", again.origin, *again.descriptors)).log_path is not None
+        again.popen.kill()
+        again.popen.wait()
+        await box.switch.report_exit("job", 1)
+        assert box.switch.container("job").state == "exited", "what was started again stays until rm"
+
+
+@simulated
+async def test_the_log_of_a_container_that_never_wrote_one_is_empty_and_ends(tmp_path):
+    async with Box(tmp_path) as box:
+        pieces = [piece async for piece in read_logs(str(tmp_path / "none.log"), box.clock, lambda: False)]
+        assert pieces == []

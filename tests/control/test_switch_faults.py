@@ -252,3 +252,21 @@ async def test_a_full_disk_refuses_changes_and_leaves_what_runs_alone(tmp_path):
         assert box.snapshot() == before
         box.store.full = False
         await box.attach("other", namespace="web2")
+
+
+@simulated
+async def test_a_full_neighbour_table_refuses_the_container_and_leaves_nothing_of_it(tmp_path):
+    async with Box(tmp_path) as box:
+        original = box.datapath.add_neighbour
+
+        async def full(*_):
+            raise LookupError("no room")
+
+        box.datapath.add_neighbour = full
+        with pytest.raises(Refused, match="neighbour table is full") as refusal:
+            await box.attach("web")
+        assert refusal.value.status == 507 and box.switch.containers(everything=True) == []
+        with pytest.raises(Refused, match="neighbour table is full"):
+            await box.switch.create_network(NetworkSpec(name="blue"))
+        box.datapath.add_neighbour = original
+        await box.attach("again")

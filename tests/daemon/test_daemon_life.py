@@ -12,22 +12,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import eventually
 
 from vswitch.control.api.client import Client, ClientError
 
 DEADLINE_S = 20
-
-
-def eventually(probe: Callable[[], object], what: str) -> None:
-    give_up_at = time.monotonic() + DEADLINE_S
-    while not probe():
-        assert time.monotonic() < give_up_at, f"never happened: {what}"
-        time.sleep(0.01)
 
 
 class Daemon:

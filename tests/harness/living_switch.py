@@ -10,9 +10,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+import patience
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 15.0
@@ -20,12 +21,8 @@ _numbers = itertools.count()
 
 
 def eventually(probe: Callable, what: str, deadline_s: float = DEADLINE_S):
-    """The first true value of `probe`, or a failure that says what never came."""
-    give_up_at = time.monotonic() + deadline_s
-    while not (value := probe()):
-        assert time.monotonic() < give_up_at, f"never happened: {what}"
-        time.sleep(0.01)
-    return value
+    """As in patience.py, with the patience that whole programs need."""
+    return patience.eventually(probe, what, deadline_s)
 
 
 class Namespace:

@@ -9,9 +9,10 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from patience import eventually
 
 from vswitch.container._linux import CLONE_NEWNET, setns
 from vswitch.datapath._plane import NOBODY, Dataplane
@@ -23,12 +24,8 @@ ETH_P_ALL = 3
 
 
 def wait_until(predicate: Callable[[], object], deadline_s: float = 10.0, what: str | None = None):
-    """The first true value of `predicate`; fails at the deadline."""
-    give_up_at = time.monotonic() + deadline_s
-    while not (value := predicate()):
-        assert time.monotonic() < give_up_at, f"not within {deadline_s} s: {what or predicate}"
-        time.sleep(0.005)
-    return value
+    """As eventually() in patience.py, where the predicate says enough."""
+    return eventually(predicate, what or str(predicate), deadline_s)
 
 
 def run(*command: str, check: bool = True, timeout: float = 60) -> subprocess.CompletedProcess:

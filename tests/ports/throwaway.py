@@ -10,10 +10,11 @@ import os
 import pickle
 import signal
 import subprocess
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from patience import eventually
 
 from vswitch.container import namespaces
 from vswitch.container._linux import CLONE_NEWNET, CLONE_NEWUSER, setns
@@ -22,15 +23,6 @@ from vswitch.model import NamespaceOrigin
 DEADLINE_S = 10.0
 STRANGER = 54321  # a uid that nobody has
 PR_SET_DUMPABLE = 4
-
-
-def eventually(probe: Callable, what: str):
-    """The first true value of `probe`, or a failure that says what never came."""
-    give_up_at = time.monotonic() + DEADLINE_S
-    while not (value := probe()):
-        assert time.monotonic() < give_up_at, f"never happened: {what}"
-        time.sleep(0.005)
-    return value
 
 
 class Failed(AssertionError):

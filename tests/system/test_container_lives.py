@@ -169,6 +169,7 @@ def test_everything_is_refused_in_one_line(switch: LivingSwitch):
             done.stderr,
         )
     assert names(switch, "-a") == ["a"]
+    assert sorted(row["name"] for row in switch.json("network", "ls")) == ["blue", "default"], "half-made"
     a.run("ping", "-c", "1", "-W", "2", "10.9.0.1")
 
 

@@ -10,12 +10,12 @@ A snapshot copies at most SNAPSHOT_ROWS table entries per batch. Rows that chang
 and an entry that lives throughout appears exactly once, because entries never move.
 """
 from libc.errno cimport ENOMEM, ENOSPC, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from vswitch._fastpath cimport (
-    MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
+    SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB, Command,
     FdbRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
 )

@@ -9,16 +9,16 @@ the command ring is full and nothing was asked. A port's or network's memory is 
 of ports are never closed here.
 """
 cimport cython
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
-    EVENT_PORT_GONE, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
+    MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, PORT_PACKET,
     PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command, Counters, Event, FdbRow,
-    FRAME_BYTES, InjectHeader, NeighbourRow, Network, Port, PuntHeader, Session, Snapshot, Switch, switch_close, switch_open,
+    InjectHeader, NeighbourRow, Network, Port, PuntHeader, Snapshot, Switch, switch_close, switch_open,
     switch_run, switch_turn,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT
