@@ -12,6 +12,7 @@
     rounds, samples      round-robin over subjects; medians, stalls, failures
     columns, targets, report      the table, the ratios below it, the JSON document
     sections/      what options add: one GIL hog, floods, a capture, many ports
+    nat/           `tools/bench nat`: its subjects, columns, targets, sections
 
 A column is measured for all subjects in turn before the next column, and the round begins with another
 subject each time, so that a machine that slows down or speeds up does so for all alike.

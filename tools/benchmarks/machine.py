@@ -17,6 +17,9 @@ PACKAGES = {
     "ovs-vswitchd": "openvswitch-switch",
     "vde_switch": "vde2",
     "vde_plug2tap": "vde2",
+    "pasta": "passt",
+    "slirp4netns": "slirp4netns",
+    "nft": "nftables",
 }
 
 

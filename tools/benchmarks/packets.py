@@ -36,7 +36,7 @@ def delivered(sandbox: Sandbox, container: Container) -> int:
     return json.loads(shown)[0]["stats64"]["rx"]["packets"]
 
 
-def blast(sandbox: Sandbox, subject: Subject, seconds: float) -> Packets:
+def blast(sandbox: Sandbox, subject: Subject, seconds: float, payload_bytes: int = PAYLOAD_BYTES) -> Packets:
     """One run of that length. Failed if nothing arrives."""
     target, source = subject.containers[:2]
     sink = sandbox.spawn(
@@ -52,7 +52,7 @@ def blast(sandbox: Sandbox, subject: Subject, seconds: float) -> Packets:
         sink.wait_ready("ready")
         before_s, before = cpu_seconds(subject.processes()), delivered(sandbox, target)
         sandbox.run(
-            [yardstick(sandbox, "udp_blast"), target.address, str(PORT), f"{seconds:g}", str(PAYLOAD_BYTES)],
+            [yardstick(sandbox, "udp_blast"), target.address, str(PORT), f"{seconds:g}", str(payload_bytes)],
             source.netns,
             timeout_s=seconds + PATIENCE_S,
         )
@@ -65,5 +65,5 @@ def blast(sandbox: Sandbox, subject: Subject, seconds: float) -> Packets:
         sandbox.end(sink)
     if not counted["received"]:
         raise Failed("no packet arrived")
-    per_packet_us = spent_s * 1e6 / handed_over if subject.processes() else None
+    per_packet_us = spent_s * 1e6 / handed_over if handed_over and subject.processes() else None
     return Packets(counted["received"] / counted["seconds"], per_packet_us)

@@ -83,20 +83,20 @@ def table(rows: Sequence[Row], ports_many: int | None) -> list[str]:
     return aligned(lines)
 
 
-def spread_line(row: Row) -> str:
+def spread_line(row: Row, columns: dict = COLUMNS) -> str:
     """How far the runs of a subject lay apart: the noise that its medians come out of."""
     parts = [
-        f"{COLUMNS[key][0]} {COLUMNS[key][1]} {spread:.0%}"
+        f"{columns[key][0]} {columns[key][1]} {spread:.0%}"
         for key, samples in row.samples.items()
         if (spread := samples.spread()) is not None
     ]
     return f"Runs of the {row.subject.name} lay apart by: {', '.join(parts)}" if parts else ""
 
 
-def column_help() -> str:
+def column_help(columns: dict = COLUMNS, memory: dict = MEMORY) -> str:
     """For --help."""
-    explained = [(f"{head} {unit}", words) for head, unit, _, words in COLUMNS.values()]
-    explained += [(f"{head} {unit}", words) for head, unit, words in MEMORY.values()]
+    explained = [(f"{head} {unit}", words) for head, unit, _, words in columns.values()]
+    explained += [(f"{head} {unit}", words) for head, unit, words in memory.values()]
     return "\n".join(
         textwrap.fill(words, 100, initial_indent=f"  {head:<16}", subsequent_indent=" " * 18)
         for head, words in explained

@@ -27,8 +27,11 @@ class Stream(NamedTuple):
 
 
 def listens(process: Process, l4_port: int) -> bool:
-    """Whether the process's network namespace has a listener there."""
-    rows = "".join(Path(f"/proc/{process.pid}/net/{table}").read_text() for table in ("tcp", "tcp6"))
+    """Whether the process's network namespace has a listener there; False where the process has ended."""
+    try:
+        rows = "".join(Path(f"/proc/{process.pid}/net/{table}").read_text() for table in ("tcp", "tcp6"))
+    except OSError:
+        return False
     return any(
         row.split()[1].endswith(f":{l4_port:04X}") and row.split()[3] == LISTENING
         for row in rows.splitlines()
@@ -54,31 +57,44 @@ def stream(
     *,
     sender: int = 1,
     receiver: int = 0,
+    reverse: bool = False,
+    l4_port: int = PORT,
 ) -> Stream:
-    """iperf3 for that long between two containers (their positions). Failed if it doesn't get through."""
+    """iperf3 for that long between two containers (their positions). Failed if it doesn't get through.
+
+    `reverse`: the sender still opens the connections, but the data goes the other way.
+    """
     source, target = subject.containers[sender], subject.containers[receiver]
-    server = sandbox.spawn(["iperf3", "-s", "-1", "-p", str(PORT)], target.netns)
+    server = sandbox.spawn(["iperf3", "-s", "-1", "-p", str(l4_port)], target.netns)
     try:
-        server.until(lambda: listens(server, PORT), 5, "iperf3 didn't listen")
+        server.until(lambda: listens(server, l4_port), 5, "iperf3 didn't listen")
         before_s = cpu_seconds(subject.processes())
-        report = run_client(sandbox, source.netns, target.address, seconds, streams)
+        report = run_client(sandbox, source.netns, target.address, seconds, streams, reverse, l4_port)
         spent_s = cpu_seconds(subject.processes()) - before_s
     finally:
         sandbox.end(server)
     received = report["end"]["sum_received"]
-    seen = report.get("server_output_json") or report
+    seen = report if reverse else report.get("server_output_json") or report
     per_gib = spent_s / (received["bytes"] / 2**30) if subject.processes() and received["bytes"] else None
     return Stream(received["bits_per_second"] / 1e9, per_gib, longest_silence_s(seen) >= STALL_S)
 
 
-def run_client(sandbox: Sandbox, netns: str, address: str, seconds: float, streams: int) -> dict:
+def run_client(
+    sandbox: Sandbox,
+    netns: str,
+    address: str,
+    seconds: float,
+    streams: int,
+    reverse: bool = False,
+    l4_port: int = PORT,
+) -> dict:
     """iperf3's JSON report, the server's intervals included."""
     argv = [
         "iperf3",
         "-c",
         address,
         "-p",
-        str(PORT),
+        str(l4_port),
         "-t",
         f"{seconds:g}",
         "-P",
@@ -89,6 +105,7 @@ def run_client(sandbox: Sandbox, netns: str, address: str, seconds: float, strea
         "3000",
         "--get-server-output",
         "--json",
+        *(["-R"] if reverse else []),
     ]
     client = sandbox.spawn(argv, netns)
     try:
