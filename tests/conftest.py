@@ -40,6 +40,14 @@ def switch():
 
 
 @pytest.fixture
+def street(switch):
+    """Two neighbours in that network whom the gateway knows (harness/street.py)."""
+    from street import Street
+
+    return Street(switch)
+
+
+@pytest.fixture
 def netns():
     """A function that makes network namespaces (harness/real_hosts.py); they go with the test."""
     from real_hosts import Namespace

@@ -14,19 +14,20 @@ PACKAGE = TOP / "vswitch"
 BASE = {"drops", "clock", "config", "wire", "model"}
 ENGINES = {"dhcp", "dns", "nat", "arp", "bridge", "gateway"}
 ALLOWED = {
-    **{room: set() for room in BASE | {"dns", "nat"}},
+    **{room: set() for room in BASE | {"dns"}},
     "config": {"model"},
+    "nat": {"model", "wire", "arp", "datapath", "_fastpath"},
     "dhcp": {"wire"},
     "arp": {"wire"},
     "bridge": {"wire"},
     "gateway": {"wire", "arp", "datapath"},
-    "datapath": BASE | {"arp", "bridge", "gateway", "observe", "_fastpath"},
-    "_fastpath": {"wire", "arp", "bridge", "gateway", "datapath", "observe"},
+    "datapath": BASE | {"arp", "bridge", "gateway", "nat", "observe", "_fastpath"},
+    "_fastpath": {"wire", "arp", "bridge", "gateway", "nat", "datapath", "observe"},
     "observe": BASE | {"datapath", "_fastpath"},
     "container": BASE,
     "ports": BASE | {"container"},
-    "control": BASE | {"dhcp", "datapath", "ports", "container", "observe"},
-    "daemon": BASE | {"control", "datapath", "ports", "container", "observe"},
+    "control": BASE | {"dhcp", "nat", "datapath", "ports", "container", "observe"},
+    "daemon": BASE | {"control", "datapath", "nat", "ports", "container", "observe"},
     "cli": BASE | {"control.api.client", "control.api.places", "container", "ports.handover"},
 }
 

@@ -6,6 +6,8 @@ from vswitch.arp._neighbours cimport Neighbours
 from vswitch.bridge._fdb cimport Fdb
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport Ring
+from vswitch.nat._conntrack cimport Share
+from vswitch.nat._nat cimport Nat, WayOut
 from vswitch.observe._session cimport Session
 from vswitch.wire._vnet cimport VnetHeader
 
@@ -37,6 +39,7 @@ cdef struct Counters:       # written by the dataplane with relaxed stores, read
     uint64_t tx_wire_bytes
     uint64_t answered       # frames that the gateway answered
     uint64_t punted         # frames handed to control
+    uint64_t translated     # packets of its that left through a host socket
     uint64_t drops[64]      # by Drop
 
 cdef struct Port:
@@ -56,6 +59,7 @@ cdef struct Port:
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
     uint32_t punt_tokens    # in thousandths
     uint64_t punt_at_ns     # when they were last topped up
+    Share share             # of the flows, descriptors and buffers that translation has
     Counters counters
 
 cdef struct Network:
@@ -63,8 +67,9 @@ cdef struct Network:
     uint8_t dhcp            # DHCP questions go to control
     uint8_t gateway_mac[6]
     uint8_t gateway4[4]     # its first IPv4 address
-    uint32_t max_frame      # longest Ethernet frame, two VLAN tags included
-    uint32_t mtu
+    uint8_t gateway6[16]    # its first global IPv6 address, zero for none
+    WayOut way_out          # how packets leave it
+    uint32_t mtu            # longest packet, the IP header on; Ethernet header and tags come on top
     uint32_t members        # ports in it
     uint32_t room           # length of `ports`
     uint16_t *ports
@@ -95,6 +100,13 @@ cdef enum Op:               # what control asks of the dataplane
     OP_SNAPSHOT             # pointer: a Snapshot to fill
     OP_CAPTURE              # pointer: a Session for slot `index`, NULL to end it
     OP_CAPTURE_PORT         # index (port), value: the mask of sessions that see it
+    OP_WAY_OUT              # index (network), pointer: a WayOut to copy
+    OP_OWN_SUBNETS          # pointer: Prefixes to use, value: how many; control frees the earlier ones
+    OP_HOST_ADDRESSES       # pointer: addresses to use, value: how many; control frees the earlier ones
+    OP_LISTEN               # pointer: Listeners to copy, value: how many, index: the first one's number
+    OP_UNLISTEN             # index: the first Listener's number, value: how many
+    OP_FLOW_KILL            # value: number and generation of a flow
+    OP_FLOW_WATCH           # value: whether control wants to hear of every flow
 
 cdef struct Command:
     uint32_t op
@@ -123,6 +135,9 @@ cdef packed struct InjectHeader:    # on the inject ring, the frame behind it
 
 cdef enum EventKind:
     EVENT_PORT_GONE = 1     # its descriptor failed for good: errno
+    EVENT_NO_PING = 2       # the kernel lets us open neither ping nor raw sockets: errno
+    EVENT_FLOW_OPENED = 3   # a FlowEvent follows
+    EVENT_FLOW_CLOSED = 4
 
 cdef packed struct Event:
     uint32_t kind
@@ -147,6 +162,32 @@ cdef packed struct NeighbourRow:
 cdef enum SnapshotKind:
     SNAPSHOT_FDB = 1
     SNAPSHOT_NEIGHBOURS = 2
+    SNAPSHOT_FLOWS = 3
+
+cdef packed struct FlowRow:
+    uint16_t network
+    uint16_t port
+    uint8_t protocol
+    uint8_t direction
+    uint8_t state           # TcpState, 0 for what isn't TCP
+    uint8_t assured
+    uint8_t inside[16]
+    uint8_t outside[16]
+    uint8_t target[16]
+    uint16_t inside_port
+    uint16_t outside_port
+    uint32_t number
+    uint32_t generation
+    uint64_t out_bytes
+    uint64_t in_bytes
+    uint64_t out_packets
+    uint64_t in_packets
+    uint64_t age_ns
+    uint64_t idle_ns
+
+cdef packed struct FlowEvent:
+    Event event
+    FlowRow row
 
 cdef struct Snapshot:
     uint32_t kind
@@ -168,6 +209,8 @@ cdef struct Switch:
     Ring punt               # dataplane → control: frames to answer
     Ring events             # dataplane → control
     Snapshot *snapshots     # being filled
+    Nat nat                 # translation: flows and host sockets
+    uint64_t turns          # of the loop so far
     uint64_t completed      # commands carried out so far
     uint64_t now_ns         # CLOCK_MONOTONIC or what step() was given, read once per wake-up
     uint64_t realtime_ns    # what turns it into time since the epoch
@@ -188,8 +231,9 @@ cdef struct Switch:
     uint8_t *scratch        # finished copies
     uint8_t *reply          # answers and segments
 
-cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint64_t seed) noexcept
+cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint32_t flow_capacity, uint32_t descriptors, uint64_t seed) noexcept
 cdef void switch_close(Switch *sw) noexcept
 cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil
 cdef void switch_run(Switch *sw) noexcept nogil
+cdef void transmit(Switch *sw, Port *payer, Port *port, Frame *frame) noexcept nogil
 cdef void give_up(Switch *sw, Port *port, int error) noexcept nogil

@@ -42,6 +42,10 @@ from vswitch.datapath._ring cimport (
     add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
 )
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
+from vswitch.nat._nat cimport POLL_WAKE
+from vswitch.nat._translate cimport (
+    nat_burst_done, nat_close, nat_open, nat_patience_ns, nat_ready, nat_turn, translate,
+)
 from vswitch.observe._record cimport capture
 from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT
 from vswitch.wire._checksum cimport finish_checksum
@@ -51,7 +55,7 @@ from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_
 cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLIN, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
     ctypedef union epoll_data_t:
-        uint32_t u32
+        uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data_t data
@@ -91,7 +95,6 @@ cdef extern from * nogil:
     void fence "vs_fence"(uint8_t *start, size_t used, size_t room)     # sanitize builds: nothing may touch what is behind `used`
 
 cdef enum:
-    WAKE = 0xFFFFFFFF       # epoll's name for the wake-up descriptor; ports have their index
     EVENTS = 64             # ready ports taken from epoll at once
     INJECTED = 256          # frames of control's sent per turn: the others' turn comes soon
     ETHERNET = 14
@@ -116,7 +119,8 @@ cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
 # ---- the loop
 
 
-cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint64_t seed) noexcept:
+cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint32_t flow_capacity,
+                         uint32_t descriptors, uint64_t seed) noexcept:
     """A switch without networks or ports; NULL when memory or descriptors are short."""
     cdef Switch *sw = <Switch *>calloc(1, sizeof(Switch))
     cdef epoll_event event
@@ -137,8 +141,9 @@ cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t nei
     fits = ring_open(&sw.inject, 1 << 20) and fits
     fits = ring_open(&sw.punt, 1 << 20) and fits
     fits = ring_open(&sw.events, 1 << 16) and fits
+    fits = nat_open(sw, flow_capacity, descriptors, seed) and fits
     event.events = EPOLLIN
-    event.data.u32 = <uint32_t>WAKE
+    event.data.u64 = <uint64_t>POLL_WAKE << 56
     if (not fits or sw.rx == NULL or sw.scratch == NULL or sw.reply == NULL or sw.poller < 0 or sw.notify_fd < 0
             or epoll_ctl(sw.poller, EPOLL_CTL_ADD, sw.wake_fd, &event) < 0):
         switch_close(sw)
@@ -149,6 +154,7 @@ cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t nei
 cdef void switch_close(Switch *sw) noexcept:
     """Gives everything back but the ports' descriptors, which are the caller's."""
     cdef int index
+    nat_close(sw)
     for index in range(MAX_PORTS):
         free(sw.ports[index])
     for index in range(MAX_NETWORKS):
@@ -190,12 +196,18 @@ cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil:
     count = epoll_wait(sw.poller, ready, EVENTS, patience(sw, timeout_ms))
     sw.wakeups += 1
     read_clock(sw)
+    sw.turns += 1
     for i in range(count):
-        if ready[i].data.u32 == <uint32_t>WAKE:
+        if ready[i].data.u64 == <uint64_t>POLL_WAKE << 56:
             quiet(sw.wake_fd)
             continue
-        serve(sw, sw.ports[ready[i].data.u32], ready[i].events)
+        if ready[i].data.u64 < <uint64_t>1 << 56:
+            serve(sw, sw.ports[ready[i].data.u64], ready[i].events)
+            nat_burst_done(sw)
+        else:
+            nat_ready(sw, ready[i].data.u64, ready[i].events)
         served += 1
+    nat_turn(sw)
     if sw.age_due_ns and sw.now_ns >= sw.age_due_ns:
         forget_silent(sw)
     tell_control(sw)
@@ -204,9 +216,12 @@ cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil:
 
 cdef int patience(Switch *sw, int timeout_ms) noexcept nogil:
     """How long epoll may sleep, in ms: not at all while work is left over, no longer than to the next timer."""
-    cdef int64_t left
-    if sw.snapshots != NULL or not ring_empty(&sw.inject):
+    cdef int64_t left = nat_patience_ns(sw)
+    if sw.snapshots != NULL or not ring_empty(&sw.inject) or left == 0:
         return 0
+    if left > 0:
+        left = (left + 999999) // 1000000
+        timeout_ms = <int>left if timeout_ms < 0 or left < timeout_ms else timeout_ms
     if sw.age_due_ns:
         left = (<int64_t>(sw.age_due_ns - sw.now_ns) + 999999) // 1000000
         left = 0 if left < 0 else left
@@ -401,7 +416,7 @@ cdef Drop check(Network *network, Frame *frame) noexcept nogil:
         frame.vnet.flags = VNET_NEEDS_CSUM
     else:
         memset(frame.vnet, 0, VNET_BYTES)
-    if biggest > network.max_frame:
+    if biggest > network.mtu + frame.l3:
         return Drop.OVERSIZED
     return Drop.FORWARDED
 
@@ -524,6 +539,8 @@ cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexce
         return True
     elif frame.ethertype == IPV4 and frame.length >= 42 and frame.data[23] == 17 and is_dhcp(sw, network, port, frame, to_gateway):
         return True
+    if to_gateway and not ends and (frame.ethertype == IPV4 or frame.ethertype == IPV6) and leaves(sw, network, port, frame):
+        return True
     if to_gateway and not ends:
         ask(sw, network, port, frame, &query)
         if frame.ethertype == IPV4:
@@ -536,6 +553,17 @@ cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexce
     if ends:
         conclude(sw, port, frame, &query)
     return ends
+
+
+cdef bint leaves(Switch *sw, Network *network, Port *port, Frame *frame) noexcept nogil:
+    """Whether a packet was taken by translation, or died there; False when the gateway itself is to answer it."""
+    cdef int verdict = translate(sw, network, port, frame)
+    if verdict == 0:
+        if port.captured_by:
+            capture(sw, port, frame, DIRECTION_IN, Drop.FORWARDED)
+    elif verdict > 0:
+        drop(sw, port, frame, <Drop>verdict)
+    return verdict >= 0
 
 
 cdef bint untag(Switch *sw, const Frame *frame, Frame *plain, VnetHeader *bare) noexcept nogil:

@@ -57,6 +57,7 @@ class DefaultNetworkSettings(Section):
 
     `bip` is the gateway's address with the subnet's prefix length, `fixed_cidr` the part of it that
     containers get addresses from, `fixed_cidr_v6` its IPv6 subnet. Without them subnets come from the pools.
+    `ip_masq` is true: what leaves does so with the host's address. `options` are those of `network create --opt`.
     """
 
     enabled: Annotated[bool, Meta(extra=RESTART)] = True
@@ -65,6 +66,8 @@ class DefaultNetworkSettings(Section):
     mtu: Annotated[int, Meta(ge=68, le=65520, extra=RESTART)] = 1500
     ipv6: Annotated[bool, Meta(extra=RESTART)] = False
     fixed_cidr_v6: Annotated[str | None, Meta(extra=RESTART)] = None
+    ip_masq: Annotated[bool, Meta(extra=RESTART)] = True
+    options: Annotated[dict[str, str], Meta(extra=RESTART)] = {}
 
 
 class PoolSettings(Section):
@@ -92,10 +95,37 @@ class PoolsSettings(Section):
     ipv6: Annotated[list[PoolSettings], Meta(max_length=256, extra=LIVE)] = []
 
 
+Seconds = Annotated[int, Meta(ge=1, le=2_678_400, extra=RESTART)]  # up to a month: longer is for ever
+
+
+class NatSettings(Section):
+    """[nat]: how long a flow that is idle is remembered, in seconds, and how many there may be.
+
+    `tcp_established` is RFC 5382's two hours and four minutes; `udp` counts until there was an answer, `udp_stream`
+    from then on (RFC 4787 asks for more than two minutes), `dns` for mappings to port 53, which are done after one
+    answer. A connection's own keepalives count as traffic.
+    """
+
+    tcp_opening: Seconds = 60
+    tcp_established: Seconds = 7440
+    tcp_closing: Seconds = 240
+    tcp_time_wait: Seconds = 60
+    udp: Seconds = 30
+    udp_stream: Seconds = 180
+    dns: Seconds = 15
+    icmp: Seconds = 60
+    max_flows: Annotated[int, Meta(ge=16, le=1_048_576, extra=RESTART)] = 65536
+
+    def timeouts(self) -> dict[str, int]:
+        """Every timeout by its name."""
+        return {name: getattr(self, name) for name in self.__struct_fields__ if name != "max_flows"}
+
+
 class Settings(Section):
     switch: SwitchSettings = SwitchSettings()
     default_network: DefaultNetworkSettings = DefaultNetworkSettings()
     pools: PoolsSettings = field(default_factory=PoolsSettings)
+    nat: NatSettings = NatSettings()
 
 
 class Change(NamedTuple):
@@ -264,6 +294,14 @@ def _check_mtu(settings: Settings) -> None:
         raise ValueError("IPv6 needs at least 1280 (RFC 8200 §5)")
 
 
+def _check_ip_masq(settings: Settings) -> None:
+    if not settings.default_network.ip_masq:
+        raise ValueError(
+            "false cannot be had: packets leave through the host's own sockets, so with the host's address;"
+            " containers without a way out join a network made with --internal"
+        )
+
+
 def _check_pools(settings: Settings) -> None:
     families = ((settings.pools.ipv4, IPv4Network, 30), (settings.pools.ipv6, IPv6Network, 126))
     for pools, kind, longest in families:
@@ -279,5 +317,6 @@ _CHECKS = (
     ("default_network.fixed_cidr", _check_fixed_cidr),
     ("default_network.fixed_cidr_v6", _check_fixed_cidr_v6),
     ("default_network.mtu", _check_mtu),
+    ("default_network.ip_masq", _check_ip_masq),
     ("pools", _check_pools),
 )

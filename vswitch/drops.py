@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why frames die: every drop has one of these names, in counters, captures and `vswitch drops`.
 
-The dataplane's own reasons stand in datapath/_drops.pxd in the same order; DHCP's come from its engine. A name is
-part of the interface: scripts and dashboards use it, so it is never renamed or reused.
+The dataplane's own reasons stand in datapath/_drops.pxd in the same order; DHCP's in dhcp/drop.py. A name is part of
+the interface: scripts and dashboards use it, so it is never renamed or reused.
 """
 
 from __future__ import annotations
@@ -38,4 +38,52 @@ EXPLANATIONS: dict[str, str] = {
     "tx_link_down": "the receiver's interface was down",
     "tx_refused": "the receiver's kernel refused the frame as malformed",
     "tx_error": "writing to the receiver failed",
+    "fragment_malformed": "a fragment that is empty, misaligned, or has headers that contradict its length",
+    "fragment_overlap": "a fragment that contradicts another of its packet, and all of that packet (RFC 5722)",
+    "fragment_share": "more unfinished packets, or finer fragments, than one container may have under way",
+    "fragment_timeout": "the rest of its packet did not come in time",
+    "nat_malformed": "sent through the gateway with a transport header that contradicts its length",
+    "nat_full": "the flow table, or its container's share of it, is full",
+    "nat_descriptors": "no descriptor for another host socket: the container's share is used up, or all are",
+    "nat_prohibited": "the kernel lets the switch open neither ping nor raw sockets (net.ipv4.ping_group_range)",
+    "nat_unreachable": "the host could not send it to its destination",
+    "nat_too_big": "longer than the path beyond the host takes; its sender has been told",
+    "nat_busy": "the host socket's send buffer was full",
+    "nat_filtered": "from an address to which the container has sent nothing",
+    "ip_spoof": "its IP source address is not this endpoint's own",
+    "ttl_expired": "its time to live ended at the gateway, which told the sender",
+    "l4_checksum": "its TCP, UDP or ICMP checksum is wrong",
+    "nat_forbidden": "its destination is one that no socket may be sent to: loopback, group, reserved or scoped",
+    "nat_unsupported": "neither TCP, UDP nor an echo request, which is all that leaves through host sockets",
+    "nat_no_flow": "a TCP segment of no connection that is known; it was answered by a reset",
+    "nat_out_of_window": "a TCP segment outside of what its connection expects (RFC 9293 section 3.10.7.4, RFC 5961)",
+    "nat_out_of_order": "a TCP segment after one that is missing; the sender will repeat it",
+    "nat_host_gone": "its connection's other end had closed or reset it",
 }
+
+DHCP_EXPLANATIONS: dict[str, str] = {
+    "dhcp_not_dhcp": "not an IPv4 datagram to a DHCP server's port",
+    "dhcp_fragment": "a fragment: no client's message needs two",
+    "dhcp_malformed": "truncated, or with a length that contradicts another",
+    "dhcp_checksum": "a wrong IPv4 or UDP checksum",
+    "dhcp_oversized": "larger than any client's message needs to be",
+    "dhcp_cookie": "something else than DHCP: the magic number of RFC 1497 is missing",
+    "dhcp_hardware": "a client that is not Ethernet, or an address that no single station can have",
+    "dhcp_options": "an option runs past its area, has a wrong length or is missing",
+    "dhcp_reply": "a server's message from a client's port",
+    "dhcp_bootp": "BOOTP: it has no message type and no leases",
+    "dhcp_type": "a message type that no client sends to a server",
+    "dhcp_chaddr": "asks for another station than the one its port is assigned to",
+    "dhcp_relayed": "through a relay agent that stands in another subnet",
+    "dhcp_other_server": "meant for another DHCP server",
+    "dhcp_not_leased": "gives up an address that is not the client's own",
+    "dhcp_unknown_client": "from a client that some other server may know",
+    "dhcp_no_address": "no free address in the network",
+    "dhcp_port_full": "the port holds as many leases as one may",
+    "dhcp_network_full": "the network holds as many leases as one may",
+}
+
+
+def explanation(reason: str) -> str:
+    """What a reason's name means, in one line."""
+    return EXPLANATIONS.get(reason) or DHCP_EXPLANATIONS.get(reason, "a reason that has no explanation yet")

@@ -13,6 +13,8 @@ from typing import Literal
 from msgspec import Struct, field
 
 State = Literal["starting", "running", "exited", "orphaned", "removing"]
+Protocol = Literal["tcp", "udp"]
+FlowProtocol = Literal["tcp", "udp", "icmp", "icmpv6"]
 
 
 class Refused(Exception):
@@ -59,8 +61,27 @@ class AttachmentSpec(Spec):
     aliases: list[str] = []
 
 
+class PublishSpec(Struct, kw_only=True, frozen=True):
+    """Ports of a container that the host's network reaches (nat/publish.py has how it is written).
+
+    `count` ports from `container_port` on stand behind as many from `host_port` on; None: whichever are free. With
+    `choices` above 1 it is one port, behind the first that is free of so many from `host_port` on. `host_ip` None
+    means all of the host's addresses.
+    """
+
+    container_port: int
+    count: int = 1
+    protocols: tuple[Protocol, ...] = ("tcp",)
+    host_ip: str | None = None
+    host_port: int | None = None
+    choices: int = 1
+
+
 class ContainerSpec(Spec):
-    """A container: `command` is None for a namespace that someone else made (`vswitch attach`)."""
+    """A container: `command` is None for a namespace that someone else made (`vswitch attach`).
+
+    `ports` are PUBLISH texts, see nat/publish.py.
+    """
 
     name: str | None = None
     hostname: str | None = None
@@ -76,6 +97,25 @@ class ContainerSpec(Spec):
     extra_hosts: list[str] = []
     cap_add: list[str] = []
     cap_drop: list[str] = []
+    ports: list[str] = []
+
+
+class FlowFilter(Spec):
+    """Flows that fit everything that is said here; addresses may be subnets. `src`, `dst`, `sport` and `dport` are
+    those of the flow's first packet."""
+
+    network: str | None = None
+    container: str | None = None
+    id: str | None = None
+    protocol: FlowProtocol | None = None
+    direction: Literal["out", "in"] | None = None
+    state: str | None = None
+    inside: str | None = None
+    outside: str | None = None
+    src: str | None = None
+    dst: str | None = None
+    sport: int | None = None
+    dport: int | None = None
 
 
 class NamespaceOrigin(Spec):
@@ -139,6 +179,26 @@ class EndpointView(Struct):
     aliases: list[str]
 
 
+class PortMapping(Struct):
+    """One published port that is open now; `host_ip` None means all of the host's addresses, IPv4 and IPv6."""
+
+    host_ip: str | None
+    host_port: int
+    container_port: int
+    protocol: Protocol
+
+
+class PublishedView(Struct):
+    """A published port and whose it is."""
+
+    network: str
+    container: str
+    host_ip: str | None
+    host_port: int
+    container_port: int
+    protocol: Protocol
+
+
 class ContainerView(Struct):
     name: str
     id: str
@@ -152,7 +212,7 @@ class ContainerView(Struct):
     remedy: str | None
     labels: dict[str, str]
     networks: list[EndpointView]
-    ports: list[dict] = []
+    ports: list[PortMapping] = []
 
 
 class FdbView(Struct):
@@ -210,6 +270,31 @@ class TableView(Struct):
     capacity: int
 
 
+class FlowView(Struct):
+    """A connection through the gateway, or what passes for one with UDP and echo: `out` is one that the container
+    began, `in` one that came to a published port. `inside` is the container's address, `outside` the other party's,
+    `target` what stands for it on the host where that is another one (the host's loopback, a client of its own).
+    """
+
+    id: str
+    network: str
+    container: str | None
+    protocol: FlowProtocol
+    direction: Literal["out", "in"]
+    state: str
+    inside: str
+    inside_port: int
+    outside: str
+    outside_port: int
+    target: str | None
+    out_packets: int
+    out_bytes: int
+    in_packets: int
+    in_bytes: int
+    age: float
+    idle: float
+
+
 class StatsView(Struct):
     time: str
     uptime: float
@@ -222,14 +307,15 @@ class StatsView(Struct):
 
 
 class DropView(Struct):
-    """How many frames died of one reason at one port."""
+    """How many frames died of one reason at one port; without a port, at those that have left the network."""
 
     network: str
-    container: str
-    interface: str
-    port: int
+    container: str | None
+    interface: str | None
+    port: int | None
     reason: str
     count: int
+    explanation: str
 
 
 class ContainerFiles(Struct):
@@ -246,6 +332,12 @@ class Attached(Struct):
     container: ContainerView
     files: ContainerFiles
     log_path: str | None
+
+
+class Killed(Struct):
+    """How many flows `flow kill` ended."""
+
+    flows: int
 
 
 class Pruned(Struct):

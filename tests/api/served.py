@@ -22,9 +22,10 @@ from vswitch.control.api.client import Client
 from vswitch.control.api.listen import listen
 from vswitch.control.api.messages import Context
 from vswitch.control.api.server import ApiServer
+from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
-from vswitch.control.twins import MemoryDatapath, MemoryHost, MemoryNamespaces, MemoryWatcher
+from vswitch.control.twins import MemoryDatapath, MemoryNamespaces, MemoryWatcher
 from vswitch.daemon.captures import Captures
 from vswitch.ports.handover import TokenServer, offer
 
@@ -68,6 +69,7 @@ class Served:
         self.client = Client(self.path, timeout_s=TIMEOUT_S)
         self.namespaces = MemoryNamespaces()
         self.datapath = CapturedDatapath()
+        self.listeners = MemoryListeners()
         self.loop = asyncio.new_event_loop()
         self.switch: Switch
         self.server: ApiServer
@@ -89,6 +91,8 @@ class Served:
             taps=self.namespaces,
             watcher=MemoryWatcher(),
             host=MemoryHost(),
+            addresses=MemoryAddresses("127.0.0.1", "192.0.2.7"),
+            listeners=self.listeners,
             clock=SystemClock(),
             observer=self.captures,
         )

@@ -174,9 +174,11 @@ def test_a_socket_of_others_is_named_with_its_owner(tmp_path):
                 and str(folder) != "/tmp"
             ):
                 folder.chmod(0o755)
-        assert _said_by_nobody(str(path)).startswith(
-            f"no permission to use {path}, which is for user root only: start one"
-        )
+        said = _said_by_nobody(str(path))
+        assert said.startswith(f"no permission to use {path}, which is for user root only: use its owner's rights")
+        assert "no switch is running" not in said and "--socket-group" in said
+        tmp_path.chmod(0o700)
+        assert "which lies in a folder that is closed to you" in _said_by_nobody(str(path))
 
 
 def _said_by_nobody(path: str) -> str:

@@ -10,6 +10,7 @@ from served import Served
 
 from vswitch.control.api.openapi import document
 from vswitch.control.api.routes import ROUTES
+from vswitch.datapath.plane import FlowRow
 
 KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
@@ -54,7 +55,11 @@ def _object_complaint(value: dict, schema: dict[str, Any], place: str) -> str | 
 def busy(served: Served) -> Served:
     """A switch that has something of everything to show."""
     served.client.post("/v1/networks", {"name": "blue", "ipv6": True, "labels": {"a": "b"}})
-    served.attach(name="web", networks=[{"network": "blue", "aliases": ["www"]}, {"network": "default"}])
+    served.attach(name="web", networks=[{"network": "blue", "aliases": ["www"]}, {"network": "default"}],
+                  ports=["8080:80"])
+    addresses = [bytes(10) + b"\xff\xff" + bytes([10, 0, 0, n]) for n in (1, 2, 3)]
+    ends = (addresses[0], 1, addresses[1], 2, addresses[2])
+    served.datapath.flow_rows = [FlowRow(0, 0, "tcp", "out", "established", *ends, 1, 2, 3, 4, 5, 6, 7, 8)]
     served.datapath.port_drops[next(iter(served.datapath.ports))] = {"runt": 3}
     return served
 

@@ -143,8 +143,15 @@ def test_our_own_failure_is_one_line_and_a_traceback_in_the_log(served: Served, 
     assert "Traceback" in caplog.text
 
 
-def test_changes_are_logged_with_who_asked(served: Served, caplog):
+def test_a_busy_api_leaves_the_log_quiet(served: Served, caplog):
     with caplog.at_level(logging.INFO):
+        ask(served.path, "POST", "/v1/networks/prune")
+        ask(served.path, "POST", "/v1/networks", b'{"name": "default"}')
+    assert "/v1" not in caplog.text
+
+
+def test_changes_are_logged_for_debugging_with_who_asked(served: Served, caplog):
+    with caplog.at_level(logging.DEBUG):
         ask(served.path, "POST", "/v1/networks/prune")
         ask(served.path, "POST", "/v1/networks", b'{"name": "default"}')
     who = f"by pid {os.getpid()}, uid {os.getuid()}"

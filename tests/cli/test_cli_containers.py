@@ -17,10 +17,11 @@ def test_a_container_is_shown_as_docker_would(cli, served):
         "STATUS",
         "NETWORKS",
         "ADDRESSES",
+        "PORTS",
         "NAME",
     ]
     assert row.startswith(identity[:12])
-    assert row.split()[-4:] == ["running", "default", "172.17.0.2", "web"]
+    assert row.split()[-5:] == ["running", "default", "172.17.0.2", "-", "web"]
     assert cli.granted("ps", "-q").out == f"{identity[:12]}\n"
 
 
@@ -67,9 +68,10 @@ def test_a_long_command_is_cut_and_a_stopped_one_shows_its_status():
         "pid": None,
         "netns": None,
         "networks": [],
+        "ports": [],
     }
-    identity, command, created, status, networks, addresses, name = _row(container)
-    assert (identity, status, name, networks, addresses) == ("a" * 12, "exited (3)", "x", [], [])
+    identity, command, created, status, networks, addresses, ports, name = _row(container)
+    assert (identity, status, name, networks, addresses, ports) == ("a" * 12, "exited (3)", "x", [], [], [])
     assert command == '"sh -c sleep 1000; echo …"'
     assert created.endswith("weeks ago")
 
@@ -135,12 +137,12 @@ def test_a_namespace_is_attached_by_its_path(cli, stranger):
 @pytest.mark.parametrize(("words", "status", "line"), [
     ([], 2, "either --netns or --pid"),
     (["--netns", "a", "--pid", "1"], 2, "either --netns or --pid"),
-    (["--pid", "0"], 2, "0 is not in the range"),
+    (["--pid", "0"], 2, "0 is no process"),
     (["--netns", "no-such-namespace"], 1, "no network namespace is named 'no-such-namespace'"),
     (["--netns", "/nowhere/at/all"], 1, "/nowhere/at/all does not exist"),
     (["--netns", "/dev/null"], 1, "/dev/null is not a network namespace"),
     (["--pid", "4194304"], 1, "no process 4194304 is running"),
-    (["--netns", "/proc/self/ns/net"], 1, "shares this command's network namespace"),
+    (["--netns", "/proc/self/ns/net"], 1, "own network namespace: give it one of its own"),
 ])  # fmt: skip
 def test_a_namespace_that_cannot_be_is_refused_in_one_line(cli, words, status, line):
     done = cli("attach", *words)

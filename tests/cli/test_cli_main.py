@@ -19,6 +19,7 @@ import pytest
 from vswitch.cli import main as cli_main
 from vswitch.cli.main import PLACES, program
 from vswitch.cli.output import emit_table, printable
+from vswitch.container import namespaces
 
 VSWITCH = [sys.executable, "-m", "vswitch.cli.main"]
 HEAVY = {"aiohttp", "rich", "pyroute2", "uvloop", "asyncio", "http.client", "email", "ssl", "pytun", "dpkt"}
@@ -78,6 +79,29 @@ def test_help_lists_every_command_with_what_it_does(lonely):
         assert len(line.split()) > 2, line
 
 
+@pytest.mark.parametrize("group", [[], ["network"]])
+def test_no_summary_in_help_is_cut_off(lonely, group):
+    assert "..." not in lonely(*group, "--help").out.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["help"], ""),
+        (["help", "run"], "run "),
+        (["--help", "run"], "run "),
+        (["help", "run", "--help"], "run "),
+        (["help", "run", "sh"], "run "),
+        (["help", "network"], "network "),
+        (["--help", "network", "rm"], "network rm "),
+    ],
+)
+def test_help_may_come_before_the_command(lonely, words, command):
+    done = lonely(*words)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: vswitch {command}[OPTIONS]")
+
+
 def options_of(command: click.Command) -> list[click.Parameter]:
     inner = command.commands.values() if isinstance(command, click.Group) else []
     own = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
@@ -117,7 +141,15 @@ def test_where_no_switch_runs_every_command_says_so_in_one_line(lonely, words):
     (["exec", "web", "--"], "missing argument '[--] COMMAND...'"),
     (["run", "--standalone", "-d", "true"], "--standalone ends with this command"),
     (["run", "--network", "a,b", "true"], "--network a,b: 'b' should be KEY=VALUE"),
-    (["run", "-p", "80:80", "true"], "no such option"),
+    (["flow", "kill"], "say which flows"),
+    (["run", "-dit", "true"], "a detached container has no stdin: leave out -i"),
+    (["run", "-dt", "true"], "a detached container has no terminal: leave out -t"),
+    (["run", "-d", "--rm", "true"], "keeps its name and log until `vswitch rm`: leave out --rm"),
+    (["run", "-v", "/a:/b", "true"], "nothing can be mounted (/a:/b): a container sees the host's files"),
+    (["run", "--mount", "type=tmpfs", "true"], "nothing can be mounted (type=tmpfs)"),
+    (["attach", "--pid", "foo"], "'foo' is no number of a process: give its number, as podman inspect"),
+    (["attach", "--pid", "0"], "0 is no process: that is what engines say of a container that does not run"),
+    (["help", "nope"], "no such command 'nope'"),
     (["stop", "-t", "-1", "x"], "-1"),
     (["capture", "--snaplen", "1"], "1 is not in the range"),
 ])  # fmt: skip
@@ -135,6 +167,46 @@ def test_what_vswitch_could_not_do_for_a_program_is_status_125(lonely, words):
     done = lonely(*words)
     assert done.status == 125
     assert "no switch is running" in done.refusal
+
+
+@pytest.mark.parametrize("image", ["no-such-image", "no-such-image:22.04", "ghcr.io/no/such-image:1@sha256:00"])
+def test_an_image_instead_of_a_program_is_answered_with_what_a_container_runs(lonely, image):
+    done = lonely("run", image, "sh")
+    assert done.status == 127
+    assert done.refusal == (
+        f"{image}: not found, and there are no images: "
+        "a container runs programs of this machine, as in `vswitch run -- sh`"
+    )
+
+
+def test_a_program_with_the_looks_of_an_image_is_run(lonely, tmp_path, monkeypatch):
+    (tmp_path / "alpine:3").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "alpine").touch(mode=0o755)
+    for words in (["-e", f"PATH={tmp_path}", "alpine:3"], ["lib/alpine"], ["./nothing"], ["/nothing"]):
+        assert "no switch is running" in lonely("run", *words).refusal
+
+
+@pytest.mark.parametrize("habit", [["-it"], ["-i"], ["--rm"], ["-it", "--rm"], ["--interactive", "--tty"]])
+def test_what_happens_anyway_may_be_asked_for_as_of_docker(lonely, habit):
+    done = lonely("run", *habit, "true")
+    assert (done.status, done.refusal.startswith("no switch is running")) == (125, True)
+
+
+def test_net_is_network(lonely):
+    assert "--network a,b: 'b' should be" in lonely("run", "--net", "a,b", "true").refusal
+    assert "--network a,b: 'b' should be" in lonely("attach", "--pid", "1", "--net", "a,b").refusal
+
+
+@pytest.mark.root
+def test_the_machines_own_network_is_never_attached(cli, stranger, monkeypatch):
+    monkeypatch.setattr(namespaces, "MACHINES_NETNS", f"/proc/{stranger.pid}/ns/net")
+    done = cli("attach", "--pid", str(stranger.pid))
+    assert done.status == 1
+    assert f"process {stranger.pid} is in the machine's own network namespace: give it one" in done.refusal
+    done = cli("attach", "--netns", "/proc/self/ns/net")
+    assert (done.status, "own network namespace: give it one of its own" in done.refusal) == (1, True)
 
 
 @pytest.mark.root

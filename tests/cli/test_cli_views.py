@@ -53,13 +53,27 @@ def test_an_unknown_filter_is_refused(cli, two):
 
 
 def test_drops_are_shown_by_reason(cli, two):
-    assert rows(cli.granted("drops")) == [["default", "web", "eth0", "runt", "3"]]
+    (line,) = cli.granted("drops").out.splitlines()[1:]
+    assert line.split()[:5] == ["default", "web", "eth0", "runt", "3"]
+    assert line.endswith("shorter than an Ethernet header")
     assert cli.granted("drops", "--container", "db", "--json").json == []
+    assert [row["explanation"] for row in cli("drops", "--json").json] == ["shorter than an Ethernet header"]
+
+
+def test_drops_of_the_departed_are_shown_without_a_container(cli, two):
+    cli.granted("detach", "web")
+    ((network, who, interface, *_),) = rows(cli.granted("drops"))
+    assert (network, who, interface) == ("default", "(departed)", "-")
+    (row,) = cli.granted("drops", "--json").json
+    assert (row["container"], row["interface"], row["port"], row["count"]) == (None, None, None, 3)
 
 
 def test_stats_have_ports_tables_and_memory(cli, two):
     out = cli.granted("stats").out
-    assert "web" in out and "CAPACITY" in out and "32.0 MiB resident" in out
+    assert "web" in out and "CAPACITY" in out and "32.0 MiB resident, 0 wake-ups" in out
+    assert "total: rx 0 frames, 0 B; tx 0 frames, 0 B\n" in out
+    assert "dropped: 3 frames (runt 3; `vswitch drops` explains them)\n" in out
+    assert "dropped: none\n" in cli.granted("stats", "--network", "blue").out
     stats = cli.granted("stats", "--json").json
     assert {"ports", "totals", "drops", "tables", "wakeups", "resident_memory"} <= stats.keys()
     assert {"rx_frames", "rx_segments", "rx_wire_bytes", "tx_frames", "drops"} <= stats["ports"][0].keys()
@@ -149,6 +163,26 @@ def test_a_capture_that_cannot_be_written_is_refused(cli, tmp_path):
     done = cli("capture", "-w", str(tmp_path / "no" / "where"))
     assert (done.status, "No such file or directory" in done.refusal) == (1, True)
     assert cli("capture", "-w", str(tmp_path / "x"), "--network", "nope").refusal == "no such network: 'nope'"
+
+
+def test_a_capture_overwrites_a_file_and_leaves_its_mode(cli, tmp_path):
+    path = tmp_path / "old.pcapng"
+    path.write_bytes(b"x" * 10_000)
+    path.chmod(0o640)
+    with started("capture", "-w", str(path)) as capturing:
+        assert capturing.stderr.readline() == "capturing until ctrl-C\n"
+        capturing.send_signal(signal.SIGINT)
+        assert capturing.wait(10) == 0
+    assert path.read_bytes()[:4] == b"\x0a\x0d\x0d\x0a" and path.stat().st_size < 10_000
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("words", [["--network", "nope"], ["--container", "nope"], ["--socket", "/nowhere"]])
+def test_a_refused_capture_leaves_the_file_as_it_was(cli, tmp_path, words):
+    path = tmp_path / "old.pcapng"
+    path.write_bytes(b"precious")
+    assert cli("capture", "-w", str(path), *words).status == 1
+    assert path.read_bytes() == b"precious"
 
 
 def test_logs_follow_is_a_stream_of_bytes(cli, served, monkeypatch):

@@ -19,9 +19,10 @@ from random import Random
 from vswitch.clock import SteppedClock, settle
 from vswitch.config import parse
 from vswitch.container.namespaces import pid_started
+from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
-from vswitch.control.twins import MemoryDatapath, MemoryHost, MemoryKeeper, MemoryNamespaces, MemoryWatcher
+from vswitch.control.twins import MemoryDatapath, MemoryKeeper, MemoryNamespaces, MemoryWatcher
 from vswitch.model import AttachmentSpec, ContainerSpec, NamespaceOrigin
 
 PATIENCE_S = 20.0
@@ -74,6 +75,8 @@ class Box:
         self.settings = parse(settings.encode())
         self.namespaces = MemoryNamespaces()
         self.host = MemoryHost()
+        self.addresses = MemoryAddresses("127.0.0.1", "192.0.2.7", "2001:db8::7")
+        self.listeners = MemoryListeners()
         self.keeper = MemoryKeeper()
         self.clock = SteppedClock()
         self.random = Random(4711)
@@ -114,6 +117,8 @@ class Box:
             taps=self.namespaces,
             watcher=self.watcher,
             host=self.host,
+            addresses=self.addresses,
+            listeners=self.listeners,
             clock=self.clock,
             random=self.random,
             keeper=self.keeper,
@@ -135,6 +140,7 @@ class Box:
         await self.store.close()
         for port in self.datapath.ports.values():
             os.close(port.fd)
+        self.listeners.open.clear()
         await self.start(keep=keep)
 
     # ---- the world
@@ -215,6 +221,8 @@ class Box:
             ],
             "indexes": (inventory.network_indexes.used, inventory.port_indexes.used, set(inventory.ports)),
             "dataplane": (dict(plane.networks), dict(plane.ports), dict(plane.bindings)),
+            "outside": (dict(plane.ways_out), list(plane.own_subnets), dict(plane.listeners)),
+            "listening": set(self.listeners.open),
             "interfaces": {key: set(there) for key, there in self.namespaces.interfaces.items() if there},
             "watched": self.watcher.watched,
             "kept": set(self.keeper.kept),

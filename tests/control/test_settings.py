@@ -38,6 +38,18 @@ def test_every_key_can_be_set():
         mtu = 9000
         ipv6 = true
         fixed_cidr_v6 = "fd00:1::/64"
+        ip_masq = true
+        options = {host_loopback = "true"}
+        [nat]
+        tcp_opening = 1
+        tcp_established = 2
+        tcp_closing = 3
+        tcp_time_wait = 4
+        udp = 5
+        udp_stream = 6
+        dns = 7
+        icmp = 8
+        max_flows = 1024
         [pools]
         ipv4 = [{base = "10.2.0.0/16", size = 24}]
         ipv6 = [{base = "fd00:2::/48", size = 64}]
@@ -47,6 +59,7 @@ def test_every_key_can_be_set():
         for key in settings.switch.__struct_fields__
     )
     assert (settings.default_network.bip, settings.default_network.mtu) == ("10.1.0.1/24", 9000)
+    assert list(settings.nat.timeouts().values()) == [1, 2, 3, 4, 5, 6, 7, 8] and settings.nat.max_flows == 1024
     assert settings.pools.ipv6 == [PoolSettings(base="fd00:2::/48", size=64)]
 
 
@@ -57,7 +70,11 @@ def test_every_key_can_be_set():
         ("[swich]\n", "swich: no such section; did you mean switch?"),
         ('log_level = "debug"', "log_level: no such section; log_level belongs in [switch]"),
         ("[network]\n", "network: no such section; did you mean default_network?"),
-        ("[zzz]\n", "zzz: no such section; there are switch, default_network, pools"),
+        ("[zzz]\n", "zzz: no such section; there are switch, default_network, pools, nat"),
+        ("[nat]\nudp = 0", "nat.udp: expected int >= 1"),
+        ("[nat]\nmax_flows = 2000000", "nat.max_flows: expected int <= 1048576"),
+        ("[default_network]\nip_masq = false", "default_network.ip_masq: false cannot be had"),
+        ("[default_network]\noptions = {a = 1}", "default_network.options[...]: expected str, got int"),
         ("switch = 3", "switch: expected a table, [switch]"),
         ('[switch]\nlog_level = "loud"', "switch.log_level: expected one of debug, info, warning, error"),
         ('[switch]\nmax_ports = "7"', "switch.max_ports: expected int, got str"),

@@ -16,7 +16,8 @@ from vswitch.model import AttachmentSpec, NetworkSpec, Refused
 
 STEPS = {
     "namespaces": ("attach", "remove"),
-    "datapath": ("add_network", "add_port", "add_neighbour"),
+    "datapath": ("add_network", "add_port", "add_neighbour", "set_own_subnets", "set_way_out", "add_listeners"),
+    "listeners": ("open_listeners",),
     "store": ("write",),
     "watcher": ("watch_pid", "watch_path"),
 }
@@ -88,9 +89,10 @@ async def test_whatever_step_of_attach_fails_everything_is_as_before(tmp_path):
         await box.switch.create_network(NetworkSpec(name="six", ipv6=True))
         wishes = (AttachmentSpec(), AttachmentSpec(network="six"))
         os.close(box.namespace("web"))
-        # attach: store starting; 2 × (helper, name into the store, add_port, bindings); store running; watch
-        steps = await fail_every_step(box, lambda: box.attach("web", *wishes))
-        assert steps == 1 + (3 + 1) + (3 + 3) + 1 + 1  # an IPv6 endpoint has a link-local binding too
+        # attach: store starting; 2 × (helper, name into the store, add_port, bindings); 2 × (open, listen); store
+        # running; watch
+        steps = await fail_every_step(box, lambda: box.attach("web", *wishes, ports=["8080:80/tcp+udp"]))
+        assert steps == 1 + (3 + 1) + (3 + 3) + 4 + 1 + 1  # an IPv6 endpoint has a link-local binding too
         assert box.switch.container("web").state == "running"
 
 
@@ -154,7 +156,8 @@ async def test_whatever_step_of_creating_a_network_fails_everything_is_as_before
         steps = await fail_every_step(
             box, lambda: box.switch.create_network(NetworkSpec(name="six", ipv6=True))
         )
-        assert steps == 1 + 3 + 1  # the store, the network and its gateways (link-local included), the store
+        # the network and its gateways (link-local included), all subnets, the way out, the store
+        assert steps == 1 + 3 + 1 + 1 + 1
         assert box.switch.network("six").name == "six"
 
 

@@ -10,6 +10,7 @@ import pytest
 from switchbox import Box, simulated
 
 from vswitch.config import parse
+from vswitch.datapath.plane import Punt
 from vswitch.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
 
 
@@ -192,8 +193,17 @@ async def test_a_network_in_use_is_not_removed_and_an_unused_one_leaves_nothing(
         with pytest.raises(Refused, match="no such network") as refusal:
             await box.switch.remove_network("blue")
         assert refusal.value.status == 404
-        with pytest.raises(Refused, match="belongs to the switch"):
+
+
+@simulated
+async def test_removing_the_default_network_is_refused_with_the_file_to_change(tmp_path):
+    async with Box(tmp_path) as box:
+        with pytest.raises(Refused, match=r"enabled = false under \[default_network\] in vswitch.toml and restart"):
             await box.switch.remove_network("default")
+    (tmp_path / "without").mkdir()
+    async with Box(tmp_path / "without", "[default_network]\nenabled = false") as box:
+        with pytest.raises(Refused, match=r"put enabled = true under \[default_network\]"):
+            await box.switch.create_network(NetworkSpec(name="default"))
 
 
 @simulated
@@ -331,6 +341,27 @@ async def test_counters_are_shown_by_port_and_summed(tmp_path):
             ("a", "mac_spoof", 3),
             ("b", "mac_spoof", 1),
         ]
+
+
+@simulated
+async def test_drops_of_a_container_that_has_left_stay_with_its_network(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("a")
+        await box.attach("b")
+        (a, b) = sorted(box.datapath.ports)
+        box.datapath.port_drops = {a: {"mac_spoof": 3, "runt": 2}, b: {"runt": 1}}
+        box.datapath.on_punt(Punt("dhcp", 0, a, b"short", 0))
+        await box.switch.detach("a")
+        shown = [(row.network, row.container, row.port, row.reason, row.count) for row in box.switch.drops()]
+        assert shown == [
+            ("default", None, None, "mac_spoof", 3),
+            ("default", None, None, "runt", 2),
+            ("default", None, None, "dhcp_malformed", 1),
+            ("default", "b", b, "runt", 1),
+        ]
+        assert box.switch.drops()[0].explanation == "its source address is not this endpoint's own"
+        assert [row.container for row in box.switch.drops(container="b")] == ["b"]
+        assert box.switch.stats().drops == {"mac_spoof": 3, "runt": 3, "dhcp_malformed": 1}
 
 
 @simulated

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -36,9 +36,12 @@ class Daemon:
     def log(self) -> str:
         return (self.folder / "log").read_text()
 
-    def start(self, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen:
-        """The process, whatever becomes of it."""
+    def start(
+        self, *options: str, environment: dict[str, str] | None = None, within: Sequence[str] = ()
+    ) -> subprocess.Popen:
+        """The process, whatever becomes of it; `within` is a command that ends by executing it."""
         command = [
+            *within,
             sys.executable,
             "-m",
             "vswitch.daemon.main",
@@ -61,9 +64,11 @@ class Daemon:
         self.processes.append(process)
         return process
 
-    def ready(self, *options: str, environment: dict[str, str] | None = None) -> subprocess.Popen:
+    def ready(
+        self, *options: str, environment: dict[str, str] | None = None, within: Sequence[str] = ()
+    ) -> subprocess.Popen:
         """The process, once it answers."""
-        process = self.start(*options, environment=environment)
+        process = self.start(*options, environment=environment, within=within)
         eventually(lambda: self.answers() or process.poll() is not None, "it answers")
         assert process.poll() is None, self.log
         return process
@@ -103,6 +108,14 @@ def test_it_starts_with_a_default_network_and_ends_by_sigterm(daemon: Daemon):
     assert ended(process) == 0
     assert sorted(os.listdir(daemon.folder)) == ["log", "state", "vswitch.sock.lock", "vswitch.toml"]
     assert "Traceback" not in daemon.log
+
+
+@pytest.mark.root
+def test_a_missing_tun_device_is_warned_of_at_the_start_with_the_remedy(daemon: Daemon):
+    daemon.ready(within=["unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh"])
+    (warning,) = [json.loads(line) for line in daemon.log.splitlines() if '"warning"' in line]
+    assert warning["message"].startswith("no container can be attached as things are: there is no /dev/net/tun: ")
+    assert "sudo modprobe tun" in warning["message"]
 
 
 def test_ctrl_c_ends_it_as_well(daemon: Daemon):

@@ -162,8 +162,23 @@ async def test_more_punts_than_are_drained_at_once_all_arrive(street):
 async def test_a_port_whose_peer_went_is_told_to_control(street):
     street.hosts[0].close()
     await happens(lambda: street.events)
-    assert street.events == [("port_gone", 0, 1, errno.ENOTCONN)]
+    assert street.events == [("port_gone", 0, 1, errno.ENOTCONN, None)]
     await street.datapath.remove_port(1)
+
+
+@in_a_street
+async def test_a_cancelled_change_ends_only_when_the_dataplane_has_carried_it_out(street):
+    settle, street.datapath._settle = street.datapath._settle, lambda: None
+    change = asyncio.ensure_future(street.datapath.poke())
+    await asyncio.sleep(0)
+    change.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not change.done()
+    street.datapath._settle = settle
+    await street.datapath.poke()
+    with pytest.raises(asyncio.CancelledError):
+        await change
 
 
 @in_a_street

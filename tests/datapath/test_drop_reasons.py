@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from pathlib import Path
 
 import frames
 import pytest
@@ -14,6 +15,7 @@ from memory_switch import GATEWAY, MemorySwitch
 from vswitch.datapath._drops import NAMES, Drop
 
 from vswitch import drops
+from vswitch.dhcp.drop import Drop as DhcpDrop
 
 A4, B4, GATEWAY4, OUTSIDE4 = "172.17.0.2", "172.17.0.3", "172.17.0.1", "192.0.2.1"
 A6, B6, GATEWAY6 = "fd00::2", "fd00::3", "fd00::1"
@@ -25,7 +27,9 @@ def test_the_names_in_python_are_those_of_the_dataplane_in_the_same_order():
 
 
 def test_every_reason_is_explained_in_one_line():
-    for name, explanation in drops.EXPLANATIONS.items():
+    assert set(drops.DHCP_EXPLANATIONS) == set(DhcpDrop)
+    for name, explanation in (drops.EXPLANATIONS | drops.DHCP_EXPLANATIONS).items():
+        assert drops.explanation(name) == explanation
         assert name == name.lower() and explanation and "\n" not in explanation and not explanation.endswith(".")
 
 
@@ -143,10 +147,18 @@ SCENES = {
     "tx_error": too_small_receiver,
 }
 NEEDS_ROOT = {"tx_link_down"}  # a TAP whose interface is down: test_real_taps.py
+TRANSLATION = {name for name in NAMES if name.startswith(("nat_", "fragment_"))}
+TRANSLATION |= {"ip_spoof", "ttl_expired", "l4_checksum"}
 
 
 def test_every_reason_has_a_scene():
-    assert set(SCENES) | NEEDS_ROOT == set(NAMES)
+    assert set(SCENES) | NEEDS_ROOT | TRANSLATION == set(NAMES)
+
+
+@pytest.mark.parametrize("reason", sorted(TRANSLATION))
+def test_every_reason_of_translation_is_met_in_its_own_tests(reason):
+    scenes = (Path(__file__).parents[1] / "nat").glob("test_*.py")
+    assert any(f'"{reason}"' in scene.read_text() for scene in scenes)
 
 
 @pytest.mark.parametrize("reason", SCENES)

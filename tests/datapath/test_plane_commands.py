@@ -32,7 +32,7 @@ def test_a_full_command_ring_refuses_and_asks_for_nothing(switch):
     fd = os.dup(0)
     assert plane.post_network_add(1, mtu=1500, gateway_mac=GATEWAY, dhcp=False) is None
     assert plane.post_port_add(7, fd, 0, kind="packet", vnet_header=False, gso=0) is None
-    assert plane.post_snapshot(True) is None and plane.post_neighbour(0, bytes(4), bytes(6)) is None
+    assert plane.post_snapshot("fdb") is None and plane.post_neighbour(0, bytes(4), bytes(6)) is None
     os.close(fd)
     switch.step()
     assert plane.completed == last
@@ -110,7 +110,7 @@ def test_events_that_found_no_room_are_counted(switch):
     switch.step()
     events = switch.plane.events()
     assert len(events) + switch.totals["events_lost"] == 3000 and len(events) > 2000
-    assert events == [(1, 0, 1000 + number, errno.EBADF) for number in range(len(events))]
+    assert events == [(1, 0, 1000 + number, errno.EBADF, None) for number in range(len(events))]
 
 
 def test_control_is_told_once_until_it_looks(switch):
@@ -139,7 +139,7 @@ def test_a_dataplane_gives_its_descriptors_and_memory_back_even_when_it_dies_in_
         plane.post_port_add(1, -1, 0, kind="packet", vnet_header=False, gso=0)
         plane.step(1)
         plane.post_port_remove(1)
-        cycle = [plane, plane.post_snapshot(True)]
+        cycle = [plane, plane.post_snapshot("fdb")]
         cycle.append(cycle)
         del plane, cycle
     gc.collect()

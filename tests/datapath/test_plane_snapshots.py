@@ -45,7 +45,7 @@ def test_no_more_than_a_slice_is_copied_between_two_batches():
 
 def test_rows_that_live_throughout_appear_once_though_the_table_changes_meanwhile():
     switch, (first, second, *_) = filled()
-    _, table = switch.plane.post_snapshot(True)
+    _, table = switch.plane.post_snapshot("fdb")
     for at in range(150):
         first.send(experimental(BROADCAST, mac(200_000 + 7 * at)))  # they move from `second`
         second.send(experimental(BROADCAST, mac(900_000 + at)))  # these are new
@@ -64,7 +64,7 @@ def test_rows_that_live_throughout_appear_once_though_the_table_changes_meanwhil
 
 def test_several_snapshots_at_once_are_all_finished():
     switch, _ = filled(300, 2)
-    tables = [switch.plane.post_snapshot(fdb)[1] for fdb in (True, False, True)]
+    tables = [switch.plane.post_snapshot(what)[1] for what in ("fdb", "neighbours", "fdb")]
     assert [table.done for table in tables] == [False] * 3
     with pytest.raises(RuntimeError, match="still"):
         tables[0].rows()
@@ -75,7 +75,7 @@ def test_several_snapshots_at_once_are_all_finished():
 
 def test_a_snapshot_that_nobody_waits_for_does_no_harm():
     switch, _ = filled(300, 2)
-    switch.plane.post_snapshot(True)
+    switch.plane.post_snapshot("fdb")
     gc.collect()
     switch.step()
     assert len(switch.table()) == 600

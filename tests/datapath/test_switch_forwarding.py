@@ -354,7 +354,7 @@ def test_a_peer_that_closes_is_reported_once_with_what_it_had_sent_before(switch
     a.socket.close()
     switch.step()
     assert [len(host.received()) for host in (b, c)] == [100, 100]
-    assert switch.plane.events() == [(1, 0, a.index, errno.ENOTCONN)]
+    assert switch.plane.events() == [(1, 0, a.index, errno.ENOTCONN, None)]
     wakeups = switch.totals["wakeups"]
     assert switch.step() == 0 and switch.totals["wakeups"] == wakeups + 1
     frame = experimental(BROADCAST, b.mac)
@@ -368,7 +368,7 @@ def test_a_peer_that_shuts_its_sending_side_is_gone_and_costs_nothing(switch, tr
     a.socket.shutdown(socket.SHUT_WR)
     switch.step()
     assert len(b.received()) == len(c.received()) == 1
-    assert [(port, network) for _, network, port, _ in switch.plane.events()] == [(a.index, 0)]
+    assert [(port, network) for _, network, port, *_ in switch.plane.events()] == [(a.index, 0)]
     assert switch.step() == 0
 
 
@@ -377,7 +377,7 @@ def test_a_peer_that_shuts_its_receiving_side_is_gone_at_the_next_frame_for_it(s
     b.socket.shutdown(socket.SHUT_RD)
     frame = experimental(BROADCAST, a.mac)
     assert switch.delivered(a, frame) == {c.index: [frame]}
-    assert switch.plane.events() == [(1, 0, b.index, errno.EPIPE)]
+    assert switch.plane.events() == [(1, 0, b.index, errno.EPIPE, None)]
     assert b.drops == {"tx_error": 1}
 
 
@@ -414,7 +414,7 @@ def test_a_descriptor_that_cannot_be_polled_is_reported_gone(switch, fd):
     index = next(switch.indexes)
     switch.plane.post_port_add(index, fd, 0, kind="packet", vnet_header=False, gso=0, guard=False)
     switch.step()
-    assert switch.plane.events() == [(1, 0, index, errno.EBADF)]
+    assert switch.plane.events() == [(1, 0, index, errno.EBADF, None)]
     switch.plane.post_port_remove(index)
     switch.step()
     assert switch.totals["ports"] == 0
@@ -425,7 +425,7 @@ def test_the_same_descriptor_twice_is_reported_gone_and_the_first_port_lives(swi
     index = next(switch.indexes)
     switch.plane.post_port_add(index, a.port.fileno(), 0, kind="packet", vnet_header=False, gso=0, guard=False)
     switch.step()
-    assert switch.plane.events() == [(1, 0, index, errno.EEXIST)]
+    assert switch.plane.events() == [(1, 0, index, errno.EEXIST, None)]
     switch.plane.post_port_remove(index)
     switch.step()
     frame = experimental(BROADCAST, a.mac)

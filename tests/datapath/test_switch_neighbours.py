@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import frames
 import pytest
-import reference
 from frames import (
     ALL_NODES,
     advertisement,
@@ -20,49 +19,7 @@ from frames import (
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_switch import GATEWAY, MemorySwitch
-
-A4, B4, GATEWAY4, STRANGER4, OUTSIDE4 = "172.17.0.2", "172.17.0.3", "172.17.0.1", "172.17.0.99", "192.0.2.1"
-A6, B6, GATEWAY6, STRANGER6, OUTSIDE6 = "fd00::2", "fd00::3", "fd00::1", "fd00::99", "2001:db8::1"
-LINK_LOCAL = "fe80::42:acff:fe11:1"  # of GATEWAY
-
-
-class Street:
-    def __init__(self, switch):
-        self.switch = switch
-        self.a, self.b = switch.host(assigned=True), switch.host(assigned=True)
-        self.watcher = switch.host()
-        for address, host in (
-            (GATEWAY4, None),
-            (GATEWAY6, None),
-            (A4, self.a),
-            (A6, self.a),
-            (B4, self.b),
-            (B6, self.b),
-        ):
-            switch.bind(address, host)
-
-    def answers(self, frame: bytes, *, asker=None) -> list[frames.Frame]:
-        """What came back to the asker; nobody else got anything, and every checksum is right."""
-        asker = asker or self.a
-        got = self.switch.delivered(asker, frame)
-        assert set(got) <= {asker.index}, got
-        for answer in got.get(asker.index, []):
-            assert reference.wrong_checksums(answer) == []
-            assert answer[6:12] != asker.mac
-        return got.get(asker.index, [])
-
-    def dies(self, frame: bytes, reason: str, *, asker=None, answers: int = 0) -> list[frames.Frame]:
-        asker = asker or self.a
-        before = asker.drops.get(reason, 0)
-        got = self.answers(frame, asker=asker)
-        assert len(got) == answers and asker.drops.get(reason, 0) == before + 1, (got, asker.drops)
-        return got
-
-
-@pytest.fixture
-def street(switch):
-    return Street(switch)
-
+from street import A4, A6, B4, B6, GATEWAY4, GATEWAY6, STRANGER4, STRANGER6
 
 # ---- ARP
 

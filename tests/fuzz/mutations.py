@@ -141,7 +141,7 @@ class Mutator:
         )
 
     def echo6(self, to: bytes, me: bytes) -> bytes:
-        return frames.echo6(to, me, self.chance.choice(ADDRESSES6), self.chance.choice(ADDRESSES6), self.data())
+        return frames.echo(to, me, self.chance.choice(ADDRESSES6), self.chance.choice(ADDRESSES6), self.data())
 
     def tcp(self, to: bytes, me: bytes) -> bytes:
         made = frames.tcp(

@@ -348,7 +348,7 @@ class Threaded:
                     index % 2, frames.ip(f"10.0.0.{index}"), chance.choice([None, frames.mac(index)]), index
                 )
             )
-        self.done(plane.post_snapshot(chance.random() < 0.5))
+        self.done(plane.post_snapshot(chance.choice(["fdb", "neighbours", "flows"])))
         plane.inject(chance.randbytes(100), index % 2, port=index, flood=chance.random() < 0.5)
         plane.punts()
         plane.events()

@@ -211,33 +211,12 @@ def echo(
     reply: bool = False,
     **fields,
 ) -> Frame:
-    """An ICMP echo request or reply (RFC 792) with a right checksum."""
+    """An echo request or reply (RFC 792, RFC 4443) of the family of its addresses, with a right checksum."""
+    if len(ip(src)) == 16:
+        message = struct.pack(">BBHHH", 129 if reply else 128, 0, 0, id, seq) + payload
+        return packet(to, source, src, dst, ICMPV6, message, **fields)
     message = bytes(dpkt.icmp.ICMP(type=0 if reply else 8, data=dpkt.icmp.ICMP.Echo(id=id, seq=seq, data=payload)))
     return ipv4(to, source, src, dst, ICMP, message, **fields)
-
-
-def echo6(
-    to: bytes,
-    source: bytes,
-    src: str,
-    dst: str,
-    payload: bytes = b"ping",
-    *,
-    id: int = 7,
-    seq: int = 1,
-    reply: bool = False,
-    **fields,
-) -> Frame:
-    """An ICMPv6 echo request or reply (RFC 4443) with a right checksum."""
-    return packet(
-        to,
-        source,
-        src,
-        dst,
-        ICMPV6,
-        struct.pack(">BBHHH", 129 if reply else 128, 0, 0, id, seq) + payload,
-        **fields,
-    )
 
 
 def option(kind: int, lladdr: bytes) -> bytes:

@@ -63,6 +63,7 @@ class LivingSwitch:
         self.socket = str(scratch / "vswitch.sock")
         self.prefix = f"vt{os.getpid() % 100000}x{next(_numbers)}"
         self.host = Namespace(f"{self.prefix}host")
+        self.wire = "wire"  # the host's interface to a machine beside it, where there is one
         self.log = scratch / "vswitch-run.log"
         self.namespaces: list[Namespace] = []
         self.process: subprocess.Popen | None = None

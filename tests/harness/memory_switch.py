@@ -164,7 +164,7 @@ class MemorySwitch:
 
     def table(self, fdb: bool = True) -> list[tuple]:
         """A snapshot of the MAC table, or else of the neighbour table."""
-        _, table = self.plane.post_snapshot(fdb)
+        _, table = self.plane.post_snapshot("fdb" if fdb else "neighbours")
         self.step()
         return table.rows()
 

@@ -202,9 +202,9 @@ def attach_with_a_closed_node():
         asyncio.run(helper.attach(nested.fd, nested.userns_fd, PLAN))
 
 
-def test_a_node_that_is_closed_to_users_is_said_with_its_remedy():
+def test_a_node_that_is_closed_to_users_is_said_with_its_remedy_and_the_uid_outside():
     os.chmod("/dev/net/tun", 0o600)  # put back by open_node
-    with pytest.raises(Refused, match=r"may not open /dev/net/tun .*chmod 0666 /dev/net/tun"):
+    with pytest.raises(Refused, match=rf"uid {STRANGER} may not open /dev/net/tun .*chmod 0666 /dev/net/tun"):
         as_stranger(attach_with_a_closed_node)
 
 

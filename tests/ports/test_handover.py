@@ -11,12 +11,13 @@ import socket
 import stat
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from throwaway import elsewhere, open_descriptors
+from throwaway import STRANGER, elsewhere, open_descriptors
 
 from vswitch.model import Refused
 from vswitch.ports import handover
@@ -430,6 +431,19 @@ def test_descriptors_that_do_not_fit_are_closed_and_the_sender_is_told(path):
 
 
 # ---- beginning and end
+
+
+@pytest.mark.root
+def test_somebody_else_is_told_whose_switch_takes_descriptors(runner, path):
+    for folder in Path(path).parents[:3]:
+        folder.chmod(0o755)
+
+    async def scenario():
+        async with serving(path):
+            with pipes(1) as fds, pytest.raises(Refused, match="only the user who runs a switch can hand it"):
+                await asyncio.to_thread(elsewhere, offer, path, fds, before=lambda: os.setresuid(*[STRANGER] * 3))
+
+    runner.run(scenario())
 
 
 def test_the_socket_is_the_users_own_from_the_first_moment(runner, path):

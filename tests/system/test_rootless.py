@@ -139,6 +139,19 @@ def test_a_users_containers_reach_each_other_and_outlive_the_users_switch(user: 
     assert user.names() == []
 
 
+def test_a_user_publishes_ports_and_is_told_which_need_privilege(user: RootlessSwitch):
+    server = ["socat", "TCP-LISTEN:8000,fork,reuseaddr", "SYSTEM:echo hello $SOCAT_PEERADDR"]
+    user("run", "-d", "--name", "web", "-p", "127.0.0.1::8000", "--", *server)
+    (port,) = json.loads(user("port", "ls", "--json").stdout)
+    fetch = ["socat", "-u", f"TCP:127.0.0.1:{port['host_port']},connect-timeout=2", "-"]
+    greeting = "hello 172.17.0.1\n"
+    eventually(lambda: subprocess.run(fetch, capture_output=True, text=True).stdout == greeting, "the server's answer")
+    with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as first:
+        if int(first.read()) > 443:
+            refused = user("port", "add", "web", "127.0.0.1:443:8000", check=False)
+            assert refused.returncode == 1 and "net.ipv4.ip_unprivileged_port_start=443" in refused.stderr
+
+
 def test_a_user_runs_a_program_in_the_foreground_and_gets_its_status(user: RootlessSwitch):
     done = user(
         "run",

@@ -21,9 +21,24 @@ if TYPE_CHECKING:
     from vswitch.model import NamespaceOrigin
 
 
+class Pid(click.ParamType):
+    """The number of a process."""
+
+    name = "pid"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        """`value` as a number from 1 up; engines give 0 for a container that does not run."""
+        if str(value) == "0":
+            self.fail("0 is no process: that is what engines say of a container that does not run", parameter, context)
+        if not str(value).isdecimal():
+            remedy = "give its number, as podman inspect -f '{{.State.Pid}}' NAME shows it"
+            self.fail(f"{value!r} is no number of a process: {remedy}", parameter, context)
+        return int(value)
+
+
 @client_command("attach")
 @click.option("--netns", metavar="PATH|NAME", help="The namespace by path, or by its name for `ip netns`.")
-@click.option("--pid", type=click.IntRange(min=1), metavar="PID", help="The namespace of this process.")
+@click.option("--pid", type=Pid(), metavar="PID", help="The namespace of this process.")
 @click.option("--name", metavar="N", help="The container's name (default: one is made up).")
 @attachment_options
 @repeated("--label", "-l", "labels", metavar="K=V", help="A note on the container; repeatable.")
@@ -37,6 +52,7 @@ def attach_command(
     ip6: str | None,
     mac_address: str | None,
     aliases: tuple[str, ...],
+    ports: tuple[str, ...],
     labels: tuple[str, ...],
 ) -> None:
     """Attach an existing network namespace; prints the container's id."""
@@ -46,6 +62,7 @@ def attach_command(
         "name": name,
         "networks": attachments(networks, ip, ip6, mac_address, aliases),
         "labels": pairs("--label", labels),
+        "ports": ports,
     }
     with as_client_errors():
         print(_attach(client, spec, netns, pid)["container"]["id"])
@@ -103,5 +120,5 @@ def sent_ahead(client: Client, fds: list[int]) -> str:
 @client_command("detach")
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 def detach_command(client: Client, names: tuple[str, ...]) -> int:
-    """Take the switch's interfaces out of attached namespaces and forget them."""
+    """Take attached namespaces off their networks and forget them."""
     return each_named(names, lambda name: client.post(f"/v1/containers/{segment(name)}/detach"))

@@ -13,7 +13,7 @@ import click
 from vswitch.cli.attach import sent_ahead
 from vswitch.cli.options import client_command, repeated
 from vswitch.cli.refusals import as_client_errors
-from vswitch.control.api.client import Client, ClientError
+from vswitch.control.api.client import Client, ClientError, segment
 
 SNAPLEN = 262144
 
@@ -21,7 +21,13 @@ SNAPLEN = 262144
 @client_command("capture")
 @repeated("--network", "networks", metavar="N", help="Only this network's ports; repeatable.")
 @repeated("--container", "containers", metavar="C", help="Only this container's ports; repeatable.")
-@click.option("-w", "--write", "target", metavar="FILE|-", help="Where to: a file, or - for stdout.")
+@click.option(
+    "-w",
+    "--write",
+    "target",
+    metavar="FILE|-",
+    help="Where to: a file, or - for stdout. A file that is there is overwritten; its owner and mode stay.",
+)
 @click.option(
     "--snaplen",
     type=click.IntRange(14, SNAPLEN),
@@ -39,6 +45,7 @@ def capture_command(
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with as_client_errors():
+        _refuse_unknown(client, networks, containers)
         fd = _open(target)
         spec = {
             "networks": networks,
@@ -51,6 +58,15 @@ def capture_command(
     if last is not None:
         lost = f", {last['dropped']} lost" if last["dropped"] else ""
         print(f"{last['written']} records{lost}", file=sys.stderr)
+
+
+def _refuse_unknown(client: Client, networks: tuple[str, ...], containers: tuple[str, ...]) -> None:
+    """Say what would be refused before a file that is there is emptied for it."""
+    client.get("/v1/version")
+    for name in networks:
+        client.get(f"/v1/networks/{segment(name)}")
+    for name in containers:
+        client.get(f"/v1/containers/{segment(name)}")
 
 
 def _open(target: str | None) -> int:

@@ -11,6 +11,7 @@ import click
 from vswitch.cli.each import each, each_named
 from vswitch.cli.options import as_json, client_command
 from vswitch.cli.output import ago, emit_json, emit_table, short
+from vswitch.cli.port import compact
 from vswitch.control.api.client import Client, segment
 
 COMMAND_WIDTH = 24
@@ -30,7 +31,7 @@ def ps_command(client: Client, everything: bool, as_json: bool, quiet: bool) -> 
         for container in containers:
             print(short(container["id"]))
     else:
-        headings = ("CONTAINER ID", "COMMAND", "CREATED", "STATUS", "NETWORKS", "ADDRESSES", "NAME")
+        headings = ("CONTAINER ID", "COMMAND", "CREATED", "STATUS", "NETWORKS", "ADDRESSES", "PORTS", "NAME")
         emit_table(headings, map(_row, containers))
         _say_remedies(containers)
 
@@ -45,6 +46,7 @@ def _row(container: dict[str, Any]) -> tuple[Any, ...]:
         _status(container),
         [n["name"] for n in networks],
         addresses,
+        compact(container["ports"]),
         container["name"],
     )
 
@@ -95,7 +97,7 @@ def inspect_command(client: Client, names: tuple[str, ...], as_json: bool) -> in
     help="Seconds between SIGTERM and SIGKILL.",
 )
 def stop_command(client: Client, names: tuple[str, ...], timeout_s: float) -> int:
-    """Stop containers; each keeps its name and addresses until it is removed."""
+    """Stop containers; they keep names and addresses until removed."""
     return each_named(
         names,
         lambda name: client.request(

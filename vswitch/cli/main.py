@@ -36,9 +36,11 @@ PLACES = {
     "rm": "container",
     "logs": "container",
     "network": "network",
+    "port": "port",
     "fdb": "tables",
     "neigh": "tables",
     "lease": "tables",
+    "flow": "flow",
     "stats": "stats",
     "drops": "stats",
     "capture": "capture",
@@ -63,7 +65,7 @@ class Commands(click.Group):
         return getattr(module, f"{name}_command")
 
 
-@click.group(cls=Commands, invoke_without_command=False)
+@click.group(cls=Commands, invoke_without_command=False, epilog="`vswitch help COMMAND` explains one of them.")
 @click.option("--socket", metavar="PATH", help="The switch's socket (or VSWITCH_SOCKET).")
 @click.version_option(__version__, prog_name="vswitch", message="%(prog)s %(version)s")
 @click.pass_context
@@ -119,10 +121,24 @@ def _invoke(arguments: list[str]) -> Any:
     if COMPLETION in os.environ:
         return program.main(arguments, prog_name="vswitch", standalone_mode=False)
     try:
-        with program.make_context("vswitch", arguments) as context:
+        with program.make_context("vswitch", _helped(arguments)) as context:
             return program.invoke(context)
     except click.exceptions.Exit as ending:
         return ending.exit_code
+
+
+def _helped(arguments: list[str]) -> list[str]:
+    """`help run …` and `--help run …` as `run --help`: of the command that the words name, whatever follows."""
+    if arguments[:1] not in (["help"], ["--help"]):
+        return arguments
+    command: click.Command | None = program
+    named: list[str] = []
+    for word in arguments[1:]:
+        if not isinstance(command, click.Group) or word == "--help":
+            break
+        named.append(word)
+        command = command.get_command(click.Context(command), word)
+    return [*named, "--help"]
 
 
 def _fail(message: str, status: int) -> int:

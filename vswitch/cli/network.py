@@ -45,7 +45,7 @@ def network_command() -> None:
     "--mtu", type=int, default=1500, show_default=True, metavar="N", help="Largest packet in bytes."
 )
 @repeated("--label", "labels", metavar="K=V", help="A note on the network; repeatable.")
-@repeated("--opt", "-o", "options", metavar="K=V", help="An option of the driver; repeatable.")
+@repeated("--opt", "-o", "options", metavar="K=V", help="Such as host_loopback=true; repeatable.")
 def create(client: Client, name: str, **words: Any) -> None:
     """Create a network; prints its id."""
     print(client.post("/v1/networks", _spec(name, **words))["id"])
@@ -151,7 +151,10 @@ def rm(client: Client, names: tuple[str, ...]) -> int:
 @client_command("prune")
 @click.option("-f", "--force", is_flag=True, help="Don't ask (asked only at a terminal).")
 def prune(client: Client, force: bool) -> None:
-    """Remove every network that no container is on, but for the default one."""
+    """Remove all networks that no container is on.
+
+    The default network stays.
+    """
     if not force and sys.stdin.isatty():
         click.confirm("Remove all networks that no container is on?", abort=True, err=True)
     for name in client.post("/v1/networks/prune")["networks"]:

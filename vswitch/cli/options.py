@@ -47,6 +47,7 @@ def attachment_options(function: Callable) -> Callable:
         (
             repeated(
                 "--network",
+                "--net",
                 "networks",
                 metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N…]",
                 help="Join this network instead of the default one; repeatable.",
@@ -55,6 +56,13 @@ def attachment_options(function: Callable) -> Callable:
             click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network."),
             click.option("--mac-address", metavar="MAC", help="MAC address on the network."),
             repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable."),
+            repeated(
+                "-p",
+                "--publish",
+                "ports",
+                metavar="PUBLISH",
+                help="Publish a port, such as 8080:80 (vswitch port --help has all forms); repeatable.",
+            ),
         )
     ):
         function = option(function)

@@ -17,6 +17,7 @@ import click
 
 from vswitch.cli.attach import hand_over
 from vswitch.cli.each import each
+from vswitch.cli.habits import docker_habits, refuse_image
 from vswitch.cli.options import attachment_options, attachments, client_command, environment, pairs, repeated
 from vswitch.cli.refusals import as_client_errors, failing_with
 from vswitch.control.api.client import Client, ClientError, segment
@@ -55,6 +56,7 @@ def program_options(function: Callable) -> Callable:
     "-d", "--detach", "detached", is_flag=True, help="In the background; its output goes to `vswitch logs`."
 )
 @program_options
+@docker_habits
 @repeated("--cap-add", metavar="CAP", help="Give the program a capability; repeatable.")
 @repeated("--cap-drop", metavar="CAP", help="Take a capability from it; repeatable.")
 @repeated("--label", "-l", "labels", metavar="K=V", help="A note on the container; repeatable.")
@@ -73,6 +75,7 @@ def run_command(
             "--standalone ends with this command: leave out -d, or start a switch with vswitch-run"
         )
     spec = _spec(command=list(command), detached=detached, **words)
+    refuse_image(spec["command"], spec["environment"], spec["workdir"])
     with failing_with(FAILED), ExitStack() as until_end:
         if standalone:
             from vswitch.cli.standalone import private_switch
@@ -176,7 +179,10 @@ def _forgetting(client: Client) -> Callable[[str], None]:
 @client_command("start")
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 def start_command(client: Client, names: tuple[str, ...]) -> int:
-    """Start stopped containers again, in the background, with the addresses they had."""
+    """Start stopped containers again, in the background.
+
+    They get the addresses they had.
+    """
     statuses, refused = each(names, lambda name: _start(client, name))
     return refused or int(any(statuses))
 
@@ -209,7 +215,10 @@ def _start(client: Client, name: str) -> int:
 def exec_command(
     client: Client, name: str, command: tuple[str, ...], variables: tuple[str, ...], workdir: str | None
 ) -> int:
-    """Run another program in a container; the exit status is the program's, 125 if vswitch failed."""
+    """Run another program in a container.
+
+    The exit status is the program's, 125 if vswitch failed.
+    """
     command = command[command[0] == "--" :]
     if not command:
         raise click.UsageError("missing argument '[--] COMMAND...'")

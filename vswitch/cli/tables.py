@@ -40,7 +40,10 @@ def _fdb_row(row: dict[str, Any]) -> tuple[Any, ...]:
 @filters
 @as_json
 def neigh_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
-    """Which address belongs to which MAC: what the switch answers ARP and ND for."""
+    """Which address belongs to which MAC.
+
+    What the switch answers ARP and neighbour discovery for.
+    """
     rows = client.get("/v1/neighbours", network=network, container=container)
     if as_json:
         return emit_json(rows)

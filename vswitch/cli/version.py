@@ -14,7 +14,10 @@ from vswitch.control.api.client import API, Client, ClientError
 @client_command("version")
 @as_json
 def version_command(client: Client, as_json: bool) -> int:
-    """Show the versions of client and switch; exit status 1 where no switch answers."""
+    """Show the versions of client and switch.
+
+    The exit status is 1 where no switch answers.
+    """
     ours = {"version": __version__, "api": API}
     try:
         theirs = client.get("/v1/version")

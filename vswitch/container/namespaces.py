@@ -19,6 +19,7 @@ from vswitch.container import capabilities
 from vswitch.model import NamespaceOrigin, Refused
 
 NETNS_FOLDERS = ("/run/netns", "/var/run/netns")
+MACHINES_NETNS, OWN_NETNS = "/proc/1/ns/net", "/proc/self/ns/net"
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
 NS_GET_NSTYPE = 0xB703
@@ -190,10 +191,14 @@ def _is_own_userns(fd: int) -> bool:
 
 
 def refuse_own(fd: int, what: str) -> None:
-    """Refuse the network namespace we are in ourselves: joining it would rewire the host."""
-    own = os.stat("/proc/self/ns/net")
-    if identify(fd) == (own.st_dev, own.st_ino):
-        raise Refused(f"{what} shares this command's network namespace: give it its own (unshare --net)", 409)
+    """Refuse the network namespace we are in ourselves, or the machine's: joining it would rewire the host."""
+    for path, whose in ((MACHINES_NETNS, "the machine's own"), (OWN_NETNS, "this command's own")):
+        try:
+            own = os.stat(path)
+        except OSError:
+            continue  # the machine's is for root to see, and nobody else could enter it
+        if identify(fd) == (own.st_dev, own.st_ino):
+            raise Refused(f"{what} is in {whose} network namespace: give it one of its own (unshare --net)", 409)
 
 
 def origin(netns_fd: int, *, path: str | None = None, pid: int | None = None) -> NamespaceOrigin:

@@ -6,6 +6,7 @@
     for each network:
         helper    TAP in the namespace, configured
         wiring    port, bindings
+    publish   its ports, on the endpoint with the default route
     store     as `running`
     watch     for the namespace's end
     announce  to the neighbours
@@ -30,6 +31,7 @@ from vswitch.control.ending import Ending
 from vswitch.control.endpoints import default_endpoint, interface_plan, reserve_endpoints
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
+from vswitch.control.publishing import Publishing, planned
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
 from vswitch.control.segments import Segments
 from vswitch.control.store import Delete, Put
@@ -59,8 +61,11 @@ def refuse_without_process(namespace: Namespace) -> None:
 class Attaching:
     """The containers' comings."""
 
-    def __init__(self, parts: Parts, wiring: Wiring, segments: Segments, ending: Ending):
+    def __init__(
+        self, parts: Parts, wiring: Wiring, segments: Segments, ending: Ending, publishing: Publishing
+    ):
         self._parts = parts
+        self._publishing = publishing
         self._wiring = wiring
         self._segments = segments
         self._ending = ending
@@ -163,6 +168,7 @@ class Attaching:
         record.endpoints = reserve_endpoints(
             wishes, container.name, parts.random, reservations, named=container.made_by_us
         )
+        record.ports = planned(spec.ports, record, parts.inventory.networks)
         parts.inventory.add_container(container)
         undo.callback(parts.inventory.drop_container, container)
         return container
@@ -198,7 +204,11 @@ class Attaching:
             tap = await self._interface(container, endpoint, namespace)
             await self._wiring.connect(container, endpoint, tap, undo)
         job.go_on()
-        running = replace(container.record, state="running", kept=True, remedy=None, exit_code=None)
+        ports = await self._publishing.open_all(container, undo)
+        job.go_on()
+        running = replace(
+            container.record, state="running", kept=True, remedy=None, exit_code=None, ports=ports
+        )
         await self._store(running)
         self._watch(container, namespace.pidfd, undo)
         job.go_on()

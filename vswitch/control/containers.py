@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from random import Random
 
 from msgspec.structs import replace
@@ -21,8 +22,10 @@ from vswitch.control.names import SHORT_ID_LENGTH, check_hostname, check_name, i
 from vswitch.control.records import ContainerRecord
 from vswitch.control.subnets import parse_address
 from vswitch.model import ContainerFiles, ContainerSpec, NamespaceOrigin, Refused
+from vswitch.nat.publish import text_of
 
 PRINTABLE_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
+HOST_NAMES = ("host.vswitch.internal", "host.docker.internal", "host.containers.internal")
 LISTS_LIMIT = 256  # entries of --dns, --add-host and the like: resolvers read far fewer
 
 
@@ -131,7 +134,8 @@ def open_process(origin: NamespaceOrigin) -> int | None:
 def restart_spec(container: Container) -> ContainerSpec:
     """What a client needs to start a container again: its spec, with the names that were made up for it."""
     record = container.record
-    return replace(record.spec, name=record.name, hostname=record.hostname)
+    ports = [text_of(port.asked) for port in record.ports]
+    return replace(record.spec, name=record.name, hostname=record.hostname, ports=ports)
 
 
 def container_files(container: Container, inventory: Inventory, resolvers: ResolvConf) -> ContainerFiles:
@@ -142,6 +146,7 @@ def container_files(container: Container, inventory: Inventory, resolvers: Resol
     addresses = [a for endpoint in record.endpoints for a in (endpoint.ipv4, endpoint.ipv6) if a is not None]
     first = record.endpoints[0]
     gateway = inventory.networks[first.network].gateway_for(first.ipv4)
+    extra_hosts = [parse_extra_host(extra, gateway) for extra in spec.extra_hosts]
     return ContainerFiles(
         resolv_conf=resolv_conf(
             spec.dns or resolvers.nameservers,
@@ -152,8 +157,23 @@ def container_files(container: Container, inventory: Inventory, resolvers: Resol
             record.hostname,
             name=record.name,
             addresses=addresses,
-            extra_hosts=[parse_extra_host(extra, gateway) for extra in spec.extra_hosts],
+            extra_hosts=[*extra_hosts, *host_names(record, inventory, extra_hosts)],
             ipv6=any(endpoint.ipv6 for endpoint in record.endpoints),
         ),
         hostname=hostname_text(record.hostname),
     )
+
+
+def host_names(
+    record: ContainerRecord, inventory: Inventory, given: Iterable[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """The names of the host for /etc/hosts, where a network's gateway stands for the host's loopback; a name that the
+    user has `given` an address stays the user's.
+    """
+    taken = {name for name, _ in given}
+    for endpoint in record.endpoints:
+        network = inventory.networks[endpoint.network]
+        if network.way_out is not None and network.way_out.host_loopback:
+            gateways = [network.gateway_for(a) for a in (endpoint.ipv4, endpoint.ipv6) if a is not None]
+            return [(name, g) for name in HOST_NAMES if name not in taken for g in gateways if g is not None]
+    return []

@@ -48,6 +48,32 @@ class Datapath(Protocol):
     async def remove_port(self, index: int) -> None: ...
     async def add_neighbour(self, network: int, address: bytes, mac: bytes, port: int | None) -> None: ...
     async def remove_neighbour(self, network: int, address: bytes) -> None: ...
+    async def set_way_out(
+        self,
+        network: int,
+        *,
+        open: bool,
+        host_loopback: bool,
+        endpoint_filtering: bool,
+        source4: bytes | None,
+        source6: bytes | None,
+        device: str | None,
+    ) -> None: ...
+    async def set_own_subnets(self, subnets: list[tuple[int, bytes, int]]) -> None: ...
+    async def set_host_addresses(self, addresses: list[bytes]) -> None: ...
+    async def add_listeners(
+        self,
+        group: ListenerGroup,
+        *,
+        network: int,
+        port: int,
+        address4: bytes | None,
+        address6: bytes | None,
+    ) -> None: ...
+    async def remove_listeners(self, group: ListenerGroup) -> None: ...
+    async def flows(self) -> list[Any]: ...
+    async def kill_flows(self, flows: list[tuple[int, int]]) -> int: ...
+    async def watch_flows(self, on: bool) -> None: ...
     async def fdb(self) -> list[Any]: ...
     async def neighbours(self) -> list[Any]: ...
     def counters(self, index: int) -> dict[str, Any]: ...
@@ -56,6 +82,36 @@ class Datapath(Protocol):
     def inject(
         self, frame: bytes, *, network: int, port: int | None = None, except_port: int | None = None
     ) -> bool: ...
+
+
+class ListenerGroup(Protocol):
+    """Sockets of the host that are bound, for as many consecutive ports of a container."""
+
+    @property
+    def host_ports(self) -> list[int]: ...
+    def close(self) -> None: ...
+
+
+class Listeners(Protocol):
+    """nat.listeners, the module: opens the host's sockets; its ListenError has `errno` and `host_port`."""
+
+    def open_listeners(
+        self,
+        host_ip: str | None,
+        first_host_port: int,
+        count: int,
+        protocol: str,
+        first_container_port: int,
+    ) -> ListenerGroup: ...
+
+
+class HostAddresses(Protocol):
+    """hostaddresses.HostAddresses: the host's own addresses, as they come and go."""
+
+    current: list[bytes]
+
+    def follow(self, changed: Callable[[list[bytes]], None]) -> None: ...
+    def close(self) -> None: ...
 
 
 class AttachHelper(Protocol):
@@ -97,6 +153,12 @@ class Host(Protocol):
 
     def resolv_conf(self) -> ResolvConf:
         """The resolvers it uses."""
+
+    def interfaces(self) -> list[str]:
+        """The names of its network interfaces."""
+
+    def first_unprivileged_port(self) -> int:
+        """The lowest port that needs no privilege (net.ipv4.ip_unprivileged_port_start)."""
 
     def resident_bytes(self) -> int:
         """This process's resident memory."""
@@ -149,6 +211,7 @@ class Parts:
 
     settings: Settings
     state_dir: str
+    config_path: str  # where the settings come from, for refusals that name the place to change them
     inventory: Inventory
     events: Events
     store: Store
@@ -157,6 +220,8 @@ class Parts:
     taps: Taps
     watcher: Watcher
     host: Host
+    addresses: HostAddresses
+    listeners: Listeners
     clock: Clock
     random: Random
     keeper: Keeper

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from vswitch.clock import Clock, rfc3339
 from vswitch.model import Event, Refused
@@ -22,7 +22,8 @@ SUBSCRIBER_LIMIT = 256  # each may hold a full queue of some 300 bytes an event:
 class Subscription(AsyncIterator[Event]):
     """One listener's queue. Ends when closed by either side."""
 
-    def __init__(self, events: Events):
+    def __init__(self, events: Events, flows: bool):
+        self.flows = flows  # whether every connection's beginning and end is wanted too
         self._events = events
         self._queue: deque[Event] = deque()
         self._lost = 0
@@ -41,7 +42,7 @@ class Subscription(AsyncIterator[Event]):
         """Nothing more is queued; what is queued can still be read."""
         self._closed = True
         self._stirred.set()
-        self._events.subscriptions.discard(self)
+        self._events.left(self)
 
     async def aclose(self) -> None:
         """`close`, for those who end any iterator in this way."""
@@ -67,20 +68,34 @@ class Events:
     def __init__(self, clock: Clock):
         self._clock = clock
         self.subscriptions: set[Subscription] = set()
+        self.flows_wanted: Callable[[bool], None] = lambda wanted: None  # the first who wants them, the last who did
 
-    def subscribe(self) -> Subscription:
-        """Everything from now on. Refused with 507 if too many listen."""
+    def subscribe(self, *, flows: bool = False) -> Subscription:
+        """Everything from now on; `flow` events only if they are asked for. Refused with 507 if too many listen."""
         if len(self.subscriptions) >= SUBSCRIBER_LIMIT:
             raise Refused(f"{SUBSCRIBER_LIMIT} subscribers listen to events already, which is the limit", 507)
-        subscription = Subscription(self)
+        subscription = Subscription(self, flows)
+        if flows and not self._for_flows():
+            self.flows_wanted(True)
         self.subscriptions.add(subscription)
         return subscription
+
+    def left(self, subscription: Subscription) -> None:
+        """Somebody listens no more."""
+        if subscription in self.subscriptions:
+            self.subscriptions.discard(subscription)
+            if subscription.flows and not self._for_flows():
+                self.flows_wanted(False)
+
+    def _for_flows(self) -> list[Subscription]:
+        return [subscription for subscription in self.subscriptions if subscription.flows]
 
     def publish(
         self, type: str, action: str, id: str | None = None, name: str | None = None, **attributes: object
     ) -> None:
         """Tell everybody; `type` is a noun, `action` what happened to it."""
-        if not self.subscriptions:
+        listening = self._for_flows() if type == "flow" else self.subscriptions
+        if not listening:
             return
         event = Event(
             time=rfc3339(self._clock.wall_s()),
@@ -90,7 +105,7 @@ class Events:
             name=name,
             attributes=attributes,
         )
-        for subscription in self.subscriptions:
+        for subscription in listening:
             subscription.put(event)
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ happens here; a file that is not there or says nothing sensible counts as empty:
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -46,6 +47,15 @@ class ProcHost:
             return conf
         behind_stub = reachable(parse_resolv_conf(_read(self._root + RESOLVED_CONF)))
         return conf._replace(nameservers=behind_stub.nameservers)
+
+    def interfaces(self) -> list[str]:
+        """The interfaces of this network namespace."""
+        return [name for _, name in socket.if_nameindex()]
+
+    def first_unprivileged_port(self) -> int:
+        """ip(7); 1024 where the kernel doesn't say."""
+        text = _read(f"{self._proc}/sys/net/ipv4/ip_unprivileged_port_start").strip()
+        return int(text) if text.isascii() and text.isdigit() else 1024
 
     def resident_bytes(self) -> int:
         """Pages of this process that are in memory (proc(5), statm), in bytes."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from vswitch.control.names import resolve
 from vswitch.control.networks import Network
-from vswitch.control.records import ContainerRecord, EndpointRecord
+from vswitch.control.records import ContainerRecord, EndpointRecord, PublicationRecord
 from vswitch.model import Refused
 from vswitch.ports.tap import Tap
 
@@ -50,6 +50,14 @@ class Indexes:
         self._resting.append(index)
 
 
+class Publication:
+    """Published ports that are open: a group of sockets (edges.ListenerGroup) for each protocol."""
+
+    def __init__(self, record: PublicationRecord, groups: dict[str, Any]):
+        self.record = record
+        self.groups = groups
+
+
 class Port:
     """One endpoint's descriptor in the dataplane; `bindings` are the addresses it is known to answer for."""
 
@@ -62,6 +70,7 @@ class Port:
         self.endpoint = endpoint
         self.network = network
         self.bindings: list[bytes] = []
+        self.publications: list[Publication] = []
 
 
 class Container:
@@ -75,6 +84,7 @@ class Container:
         self.watches: list[Any] = []  # what tells us of its end
         self.stopping = False  # somebody ran `vswitch stop`: keep it when it ends
         self.settled = asyncio.Event()  # it has ended and its interfaces are gone
+        self.unpublished: dict[PublicationRecord, str] = {}  # what should be published and is not, and why
 
     @property
     def name(self) -> str:
@@ -101,6 +111,7 @@ class Inventory:
         self.networks: dict[str, Network] = {}
         self.network_ids: dict[str, str] = {}  # name → id
         self.network_indexes = Indexes(NETWORK_INDEXES)
+        self._by_index: dict[int, Network] = {}
         self.containers: dict[str, Container] = {}
         self.container_ids: dict[str, str] = {}  # name → id
         self.ports: dict[int, Port] = {}
@@ -119,7 +130,7 @@ class Inventory:
 
     def networks_by_index(self) -> dict[int, Network]:
         """By the dataplane's numbers."""
-        return {network.index: network for network in self.networks.values()}
+        return self._by_index
 
     def ready_networks(self) -> Iterator[Network]:
         """Every network that is there, oldest first."""
@@ -132,10 +143,12 @@ class Inventory:
             raise Refused(f"network {network.name} exists already: choose another name", 409)
         self.networks[network.record.id] = network
         self.network_ids[network.name] = network.record.id
+        self._by_index[network.index] = network
 
     def drop_network(self, network: Network) -> None:
         self.networks.pop(network.record.id, None)
         self.network_ids.pop(network.name, None)
+        self._by_index.pop(network.index, None)
 
     # ---- containers
 

@@ -68,6 +68,7 @@ class Leasing:
         self._due_at = math.inf
         self._stirred = asyncio.Event()
         self.drops: dict[str, Counter[str]] = {}  # by endpoint id; an endpoint's go with it
+        self.network_drops: dict[str, Counter[str]] = {}  # by network id, those of departed endpoints included
 
     # ---- networks and endpoints come and go
 
@@ -101,6 +102,7 @@ class Leasing:
 
     def close(self, network: Network) -> None:
         """Serve a network no more."""
+        self.network_drops.pop(network.record.id, None)
         for subnet in network.subnets:
             self._served.pop((network.record.id, subnet), None)  # type: ignore[arg-type]
 
@@ -198,6 +200,7 @@ class Leasing:
 
     def _count(self, port: Port, reason: str) -> None:
         self.drops.setdefault(port.endpoint.id, Counter())[str(reason)] += 1
+        self.network_drops.setdefault(port.network.record.id, Counter())[str(reason)] += 1
 
     # ---- time
 

@@ -8,7 +8,7 @@ await in between, so two requests at the same moment never get the same address.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from random import Random
 from typing import NamedTuple
@@ -28,6 +28,7 @@ from vswitch.control.subnets import (
     plan_subnet,
     random_local_subnet,
 )
+from vswitch.control.wayout import named_options, refuse_strange, way_out
 from vswitch.model import NetworkSpec, Refused, SubnetSpec
 
 DEFAULT = "default"  # the network that a container joins without naming one
@@ -36,7 +37,6 @@ SUBNETS_LIMIT = (
 )
 SMALLEST_MTU, LARGEST_MTU = 68, 65520  # RFC 791 §3.2; what a TAP carries
 SMALLEST_IPV6_MTU = 1280  # RFC 8200 §5
-MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")
 
 
 class Surroundings(NamedTuple):
@@ -45,6 +45,8 @@ class Surroundings(NamedTuple):
     networks: Mapping[str, list[Subnet]]  # name → subnets
     routes: list[Subnet]  # the host's; default routes are not among them
     pools: PoolsSettings
+    addresses: Sequence[bytes] = ()  # the host's own
+    interfaces: Sequence[str] = ()
 
 
 def plan_network(
@@ -55,6 +57,9 @@ def plan_network(
     if asked.name in RESERVED_NETWORK_NAMES:
         raise Refused(f"network name {asked.name} has a meaning of its own for --network: choose another")
     mtu = _mtu(asked)
+    way = way_out(asked.options, internal=asked.internal)
+    if way is not None:
+        refuse_strange(way, around.addresses, around.interfaces)
     subnets = _wished_subnets(asked, around)
     if not any(plan.subnet.version == 4 for plan in subnets):
         subnets.append(_automatic(_free_ipv4(around)))
@@ -72,11 +77,9 @@ def plan_network(
 
 def _mtu(asked: NetworkSpec) -> int:
     mtu = asked.mtu
-    for option, value in asked.options.items():
-        if option not in MTU_OPTIONS:
-            raise Refused(f"network option {option[:80]!r} is unknown; there are {', '.join(MTU_OPTIONS)}")
+    if (value := named_options(asked.options).get("mtu")) is not None:
         if not value.isascii() or not value.isdigit():
-            raise Refused(f"network option {option} must be a number, not {value[:40]!r}")
+            raise Refused(f"network option mtu must be a number, not {value[:40]!r}")
         mtu = int(value[:9])
     smallest = SMALLEST_IPV6_MTU if asked.ipv6 else SMALLEST_MTU
     if not smallest <= mtu <= LARGEST_MTU:
@@ -149,6 +152,7 @@ class Network:
         """`last` has, per subnet, the address that was handed out last before a restart."""
         self.record = record
         self.index = index
+        self.way_out = way_out(record.asked.options, internal=record.asked.internal)  # None: there is none
         self.ready = False  # the dataplane knows it, and it is in the store
         self.leaving = False
         self.pools = [

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from vswitch.model import ContainerSpec, NamespaceOrigin, NetworkSpec, State, SubnetSpec
+from vswitch.model import ContainerSpec, NamespaceOrigin, NetworkSpec, PublishSpec, State, SubnetSpec
 
 R = TypeVar("R", bound=Struct)
 
@@ -48,8 +48,16 @@ class EndpointRecord(Struct, kw_only=True):
     aliases: list[str]
 
 
+class PublicationRecord(Struct, kw_only=True, frozen=True):
+    """Ports that are published: `asked`, and where they were put. `host_port` is None until they were open once."""
+
+    asked: PublishSpec
+    host_ip: str | None = None
+    host_port: int | None = None
+
+
 class ContainerRecord(Struct, kw_only=True):
-    """A container; its first endpoint holds the default route."""
+    """A container; its first endpoint on a network with a way out holds the default route and the published ports."""
 
     id: str
     name: str
@@ -62,6 +70,7 @@ class ContainerRecord(Struct, kw_only=True):
     kept: bool = False
     exit_code: int | None = None
     remedy: str | None = None
+    ports: list[PublicationRecord] = []
 
 
 def encode(record: Struct) -> bytes:

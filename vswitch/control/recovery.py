@@ -7,6 +7,7 @@
         running, orphaned   its namespace is still the same?   no → as if it had ended now
                             a descriptor that was kept for us, else the helper takes the interface by name
                             beyond reach → orphaned, with the remedy; the other endpoints work on
+                            published ports open again, as far as they can be had
         starting            undone        removing   finished        exited   stays as it is
 
 Nothing that is stored is ever given up because something else is wrong: a record that doesn't fit is left in
@@ -30,6 +31,7 @@ from vswitch.control.ending import Ending
 from vswitch.control.endpoints import default_endpoint, hold_endpoint, interface_plan, release_endpoint
 from vswitch.control.inventory import Container
 from vswitch.control.leases import Leasing
+from vswitch.control.publishing import Publishing
 from vswitch.control.records import ContainerRecord, EndpointRecord, NetworkRecord, decode, encode
 from vswitch.control.segments import Segments
 from vswitch.control.store import Put, StoreError, Table
@@ -50,8 +52,17 @@ Rows = list[tuple[str, bytes]]
 class Recovery:
     """What happens between opening the store and the first request."""
 
-    def __init__(self, parts: Parts, wiring: Wiring, segments: Segments, ending: Ending, leasing: Leasing):
+    def __init__(
+        self,
+        parts: Parts,
+        wiring: Wiring,
+        segments: Segments,
+        ending: Ending,
+        leasing: Leasing,
+        publishing: Publishing,
+    ):
         self._parts = parts
+        self._publishing = publishing
         self._wiring = wiring
         self._segments = segments
         self._ending = ending
@@ -160,7 +171,8 @@ class Recovery:
             except Refused as refusal:
                 troubles.append(str(refusal))
         self._ending.watch(container)
-        await self._conclude(container, troubles)
+        changed = await self._publishing.reopen(container)
+        await self._conclude(container, troubles, changed)
 
     async def _reconnect(self, container: Container, endpoint: EndpointRecord) -> None:
         tap = self._kept_tap(endpoint)
@@ -185,11 +197,13 @@ class Recovery:
             self._wiring.put_down(fd)
             return None
 
-    async def _conclude(self, container: Container, troubles: list[str]) -> None:
+    async def _conclude(self, container: Container, troubles: list[str], changed: bool) -> None:
         if troubles:
             await self._ending.orphan(container, troubles[0])
         elif container.record.state == "orphaned":
             container.record = replace(container.record, state="running", remedy=None)
+            await self._write(container)
+        elif changed:
             await self._write(container)
 
     async def _write(self, container: Container) -> None:

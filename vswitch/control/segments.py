@@ -7,6 +7,7 @@ other request can get them; until it is stored it cannot be found by anybody els
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -31,18 +32,18 @@ class Segments:
     def __init__(self, parts: Parts, leasing: Leasing):
         self._parts = parts
         self._leasing = leasing
+        self._subnets_told = asyncio.Lock()  # so that an older list never follows a newer one
 
     async def create(self, asked: NetworkSpec, job: Job) -> Network:
         """A user's new network. Refused, and then nothing of it is left."""
         if asked.name == DEFAULT and DEFAULT not in self._parts.inventory.network_ids:
-            raise Refused(
-                "the default network belongs to the switch: turn it on with default_network.enabled", 403
-            )
+            raise self._left_to_settings("true")
         return await self._create(asked, job)
 
     async def _create(self, asked: NetworkSpec, job: Job) -> Network:
         parts = self._parts
         async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._tell_subnets)  # last of all: without the network's
             network = self._reserve(asked, undo)
             await self._open(network, undo)
             job.go_on()
@@ -55,6 +56,7 @@ class Segments:
     async def restore(self, record: NetworkRecord, last: Mapping[str, str]) -> Network:
         """A stored network, as it was before the restart."""
         async with AsyncExitStack() as undo:
+            undo.push_async_callback(self._tell_subnets)
             network = Network(record, self._take_index(undo), last)
             self._parts.inventory.add_network(network)
             undo.callback(self._parts.inventory.drop_network, network)
@@ -66,9 +68,7 @@ class Segments:
     async def remove(self, network: Network) -> None:
         """Refused while a container, running or not, is on it."""
         if network.name == DEFAULT:
-            raise Refused(
-                "the default network belongs to the switch: turn it off with default_network.enabled", 403
-            )
+            raise self._left_to_settings("false")
         await self._remove(network)
 
     async def prune(self, job: Job) -> list[str]:
@@ -102,7 +102,7 @@ class Segments:
             try:
                 await self._create(wanted, Job())
             except Refused as refusal:
-                if wanted.subnets:
+                if wanted.subnets or wanted.options:
                     raise
                 log.warning("there is no default network: %s", refusal)
 
@@ -112,6 +112,15 @@ class Segments:
             Put("cursors", f"{network.record.id}/{subnet}", last.encode())
             for subnet, last in network.cursors().items()
         ]
+
+    def _left_to_settings(self, enabled: str) -> Refused:
+        """Where the default network is turned on or off, which no client can."""
+        path = self._parts.config_path
+        return Refused(
+            "the default network belongs to the switch's settings: "
+            f"put enabled = {enabled} under [default_network] in {path} and restart vswitch-run",
+            403,
+        )
 
     def _reserve(self, asked: NetworkSpec, undo: AsyncExitStack) -> Network:
         parts = self._parts
@@ -142,10 +151,17 @@ class Segments:
 
     def _surroundings(self) -> Surroundings:
         networks = {network.name: network.subnets for network in self._parts.inventory.networks.values()}
-        return Surroundings(networks, self._parts.host.routes(), self._parts.settings.pools)
+        parts = self._parts
+        return Surroundings(
+            networks,
+            parts.host.routes(),
+            parts.settings.pools,
+            parts.addresses.current,
+            parts.host.interfaces(),
+        )
 
     async def _open(self, network: Network, undo: AsyncExitStack) -> None:
-        """Make it in the dataplane, with the gateway's own addresses."""
+        """Make it in the dataplane: the gateway's own addresses, and the way out only once nothing can leak by it."""
         datapath, index = self._parts.datapath, network.index
         await datapath.add_network(index, mtu=network.record.mtu, gateway_mac=network.gateway_mac, dhcp=True)
         undo.push_async_callback(self._close, network)
@@ -154,6 +170,32 @@ class Segments:
                 await datapath.add_neighbour(index, gateway.packed, network.gateway_mac, None)
             except LookupError as full:
                 raise Refused(f"the switch's neighbour table is full ({full}): remove a network", 507) from None
+        await self._set_own_subnets()
+        if (way := network.way_out) is not None:
+            await datapath.set_way_out(
+                index,
+                open=True,
+                host_loopback=way.host_loopback,
+                endpoint_filtering=way.endpoint_filtering,
+                source4=way.source4,
+                source6=way.source6,
+                device=way.device,
+            )
+
+    async def _set_own_subnets(self) -> None:
+        """Tell the dataplane which addresses are the switch's networks' own, so that none leaves by another."""
+        async with self._subnets_told:
+            await self._parts.datapath.set_own_subnets(
+                [
+                    (network.index, subnet.network_address.packed, subnet.prefixlen)
+                    for network in self._parts.inventory.networks.values()
+                    for subnet in network.subnets
+                ]
+            )
+
+    async def _tell_subnets(self) -> None:
+        """The same where nobody could do anything about a failure."""
+        await quietly(self._set_own_subnets(), "the networks' own subnets")
 
     async def _close(self, network: Network) -> None:
         """Take it out of the dataplane; goes on whatever fails."""
@@ -181,6 +223,7 @@ class Segments:
         self._leasing.close(network)
         await self._close(network)
         parts.inventory.drop_network(network)
+        await self._tell_subnets()
         parts.inventory.network_indexes.give_back(network.index)
         parts.events.publish("network", "remove", network.record.id, network.name)
 
@@ -209,4 +252,6 @@ def default_network(settings: DefaultNetworkSettings) -> NetworkSpec:
         )
     if settings.fixed_cidr_v6 is not None:
         subnets.append(SubnetSpec(subnet=settings.fixed_cidr_v6))
-    return NetworkSpec(name=DEFAULT, subnets=subnets, ipv6=settings.ipv6, mtu=settings.mtu)
+    return NetworkSpec(
+        name=DEFAULT, subnets=subnets, ipv6=settings.ipv6, mtu=settings.mtu, options=dict(settings.options)
+    )

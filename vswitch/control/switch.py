@@ -5,6 +5,7 @@ This room composes and translates; what is done is done in the rooms below, and 
 
     networks    segments.py (come and go) · networks.py (one of them) · subnets.py, ipam.py (addresses)
     containers  attach.py (come) · ending.py (go) · containers.py, endpoints.py (parts) · wiring.py (ports)
+    outside     wayout.py (options) · publishing.py (published ports) · flows.py (connections) · hostaddresses.py
     DHCP        leases.py          restart   recovery.py          views   views.py
 
 All methods belong to one event loop. Those that change something run to their end or are undone, even if the
@@ -14,6 +15,7 @@ has to be asked. Every refusal is a `Refused` with one line and an HTTP status.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -22,14 +24,16 @@ from typing import Any, TypeVar
 
 from vswitch.clock import Clock, SystemClock
 from vswitch.config import Change, Settings, applied, changes
-from vswitch.control import views
+from vswitch.control import flows, hostaddresses, views
 from vswitch.control.attach import Attaching, Namespace
 from vswitch.control.containers import container_files, restart_spec
 from vswitch.control.edges import (
     AttachHelper,
     Datapath,
     Host,
+    HostAddresses,
     Keeper,
+    Listeners,
     Nobody,
     Parts,
     PortObserver,
@@ -38,11 +42,13 @@ from vswitch.control.edges import (
 )
 from vswitch.control.ending import Ending
 from vswitch.control.events import Events
+from vswitch.control.happenings import Happenings
 from vswitch.control.host import ProcHost
 from vswitch.control.inventory import Container, Inventory, Port
 from vswitch.control.jobs import Job, Jobs
 from vswitch.control.leases import Leasing
 from vswitch.control.logs import log_path, make_log_folder, read_logs
+from vswitch.control.publishing import Publishing
 from vswitch.control.recovery import Recovery
 from vswitch.control.segments import Segments
 from vswitch.control.store import Store
@@ -53,13 +59,18 @@ from vswitch.model import (
     ContainerView,
     DropView,
     FdbView,
+    FlowFilter,
+    FlowView,
+    Killed,
     LeaseView,
     NamespaceOrigin,
     NeighbourView,
     NetworkSpec,
     NetworkView,
+    PortMapping,
     PortView,
     Pruned,
+    PublishedView,
     Refused,
     StatsView,
 )
@@ -79,6 +90,7 @@ class Switch:
         settings: Settings,
         *,
         state_dir: str,
+        config_path: str = "vswitch.toml",
         store: Store,
         datapath: Datapath,
         helper: AttachHelper,
@@ -89,12 +101,15 @@ class Switch:
         random: Random | None = None,
         keeper: Keeper | None = None,
         observer: PortObserver | None = None,
+        addresses: HostAddresses | None = None,
+        listeners: Listeners | None = None,
     ):
         clock = clock or SystemClock()
         self.events = Events(clock)
         self._parts = parts = Parts(
             settings=settings,
             state_dir=state_dir,
+            config_path=config_path,
             inventory=Inventory(),
             events=self.events,
             store=store,
@@ -103,6 +118,8 @@ class Switch:
             taps=taps,
             watcher=watcher,
             host=host or ProcHost(),
+            addresses=addresses or hostaddresses.HostAddresses(),
+            listeners=listeners or _listeners(),
             clock=clock,
             random=random or SystemRandom(),
             keeper=keeper or Nobody(),
@@ -110,11 +127,14 @@ class Switch:
         )
         self._started_at = clock.monotonic_s()
         self._jobs = Jobs()
-        self._wiring = Wiring(parts)
+        self._publishing = Publishing(parts)
+        self._wiring = Wiring(parts, self._publishing)
         self._leasing = Leasing(parts)
         self._segments = Segments(parts, self._leasing)
         self._ending = Ending(parts, self._wiring, self._leasing, self._jobs)
-        self._attaching = Attaching(parts, self._wiring, self._segments, self._ending)
+        self._attaching = Attaching(parts, self._wiring, self._segments, self._ending, self._publishing)
+        self._addresses_told = asyncio.Lock()  # so that an older list never follows a newer one
+        self._happenings = Happenings(parts, self._ending, self._jobs)
 
     # ---- life
 
@@ -127,14 +147,19 @@ class Switch:
         await parts.store.open()
         make_log_folder(parts.state_dir)
         parts.datapath.on_punt = self._leasing.on_punt
-        parts.datapath.on_event = self._on_event
-        recovery = Recovery(parts, self._wiring, self._segments, self._ending, self._leasing)
+        parts.datapath.on_event = self._happenings.on_event
+        parts.addresses.follow(self._addresses_changed)
+        await self._tell_addresses()
+        recovery = Recovery(
+            parts, self._wiring, self._segments, self._ending, self._leasing, self._publishing
+        )
         await recovery.recover(descriptors or {})
         await self._segments.settle_default(parts.settings.default_network)
         self._leasing.start()
 
     async def close(self) -> None:
         """End what is under way and let go of everything; containers keep their interfaces."""
+        self._parts.addresses.close()
         await self._jobs.close()
         await self._leasing.stop()
         for port in self.ports():
@@ -265,6 +290,43 @@ class Switch:
             )
         return read_logs(path, self._parts.clock, lambda: follow and container.live)
 
+    # ---- published ports
+
+    async def publish(self, reference: str, text: str) -> list[PortMapping]:
+        """More of a running container's ports are published."""
+        work = self._publishing.add
+        publication = await self._jobs.run(
+            lambda job: work(self._parts.inventory.container(reference), text, job)
+        )
+        return views.mappings(publication)
+
+    async def unpublish(self, reference: str, text: str) -> None:
+        """Less of a container's ports are published."""
+        work = self._publishing.remove
+        await self._jobs.run(lambda job: work(self._parts.inventory.container(reference), text, job))
+
+    def published(self, network: str | None = None, container: str | None = None) -> list[PublishedView]:
+        """Every port that is published now."""
+        wanted = self._wanted(network, container)
+        return views.published_views(port for port in self.ports() if wanted.port(port))
+
+    # ---- flows
+
+    async def flows(self, filter: FlowFilter) -> list[FlowView]:
+        """Connections through the gateway that fit the filter."""
+        return [view for _, view in await self._chosen_flows(filter)]
+
+    async def kill_flows(self, filter: FlowFilter) -> Killed:
+        """End every flow that fits the filter."""
+        rows = [row for row, _ in await self._chosen_flows(filter)]
+        killed = await self._parts.datapath.kill_flows([(row.number, row.generation) for row in rows])
+        return Killed(killed)
+
+    async def _chosen_flows(self, filter: FlowFilter) -> list[tuple[Any, FlowView]]:
+        wanted, fits = self._wanted(filter.network, filter.container), flows.chosen(filter)
+        rows = flows.flow_views(await self._parts.datapath.flows(), self._parts.inventory, wanted)
+        return [(row, view) for row, view in rows if fits(view)]
+
     # ---- tables and counters
 
     async def fdb(self, network: str | None = None, container: str | None = None) -> list[FdbView]:
@@ -298,8 +360,9 @@ class Switch:
         )
 
     def drops(self, network: str | None = None, container: str | None = None) -> list[DropView]:
-        """How many frames died at which port, and why."""
-        return views.drop_views(self._port_views(self._wanted(network, container)))
+        """How many frames died at which port, and why; with what died at ports that have left."""
+        wanted = self._wanted(network, container)
+        return views.drop_views(self._port_views(wanted), self._network_drops(wanted))
 
     def ports(self) -> list[Port]:
         """Every port that the dataplane has, for captures."""
@@ -355,34 +418,33 @@ class Switch:
         ports.
         """
         if wanted.container is not None:
-            counts = [port.drops for port in ports]
-        else:
-            networks = [network for network in self._parts.inventory.ready_networks() if wanted.on(network)]
-            counts = [self._parts.datapath.network_drops(network.index) for network in networks]
-        totals: dict[str, int] = {}
-        for reasons in counts:
-            for reason, count in reasons.items():
-                totals[reason] = totals.get(reason, 0) + count
-        return totals
+            return views.summed(port.drops for port in ports)
+        return views.summed(self._network_drops(wanted).values())
 
-    def _on_event(self, event: Any) -> None:
-        """Something happened in the dataplane of itself."""
-        port = self._parts.inventory.ports.get(event.port)
-        if port is None or port.network.index != event.network:
-            return
-        container, endpoint = port.container, port.endpoint
-        reason = os.strerror(event.errno) if event.errno else None
-        self.events.publish(
-            "port",
-            event.kind,
-            endpoint.id,
-            f"{container.name}/{endpoint.interface}",
-            network=port.network.name,
-            reason=reason,
-        )
-        if event.kind == "port_gone":
-            log.info("port %s/%s is gone: %s", container.name, endpoint.interface, reason)
-            self._jobs.start(lambda job: self._ending.interface_gone(container, endpoint.id))
+    def _network_drops(self, wanted: views.Wanted) -> dict[str, dict[str, int]]:
+        """What died in each whole network, by its name; of a container's ports there is no whole."""
+        if wanted.container is not None:
+            return {}
+        in_dataplane, in_dhcp = self._parts.datapath.network_drops, self._leasing.network_drops
+        return {
+            network.name: views.summed([in_dataplane(network.index), in_dhcp.get(network.record.id, {})])
+            for network in self._parts.inventory.ready_networks()
+            if wanted.on(network)
+        }
+
+    def _addresses_changed(self, addresses: list[bytes]) -> None:
+        self._jobs.start(lambda job: self._tell_addresses())
+
+    async def _tell_addresses(self) -> None:
+        async with self._addresses_told:
+            await self._parts.datapath.set_host_addresses(list(self._parts.addresses.current))
+
+
+def _listeners() -> Listeners:
+    """The real ones; a module of the dataplane's, loaded where no other was given."""
+    from vswitch.nat import listeners
+
+    return listeners
 
 
 def _close(namespace: Namespace) -> None:

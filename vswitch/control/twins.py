@@ -5,11 +5,11 @@
                        an interface is a plan, a port the end of a socket pair whose other end `hosts` holds
     MemoryDatapath     remembers what it was told, refuses what the real one refuses, forwards nothing
     MemoryWatcher      notices the end of what `end_path` is told; processes are real and watched by pidfd
-    MemoryHost         routes and resolvers as set
     MemoryKeeper       the service manager's descriptor store
 
-They are faithful where the controller can tell the difference, and no further. With MemoryNamespaces and the
-real datapath.plane.Datapath, frames sent into `hosts` are really switched.
+The host's own (resolvers, addresses, sockets) are in host_twins.py. They are faithful where the controller can tell
+the difference, and no further. With MemoryNamespaces and the real datapath.plane.Datapath, frames sent into `hosts` are
+really switched.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from vswitch.container.files import ResolvConf
-from vswitch.control.subnets import Subnet
-from vswitch.datapath.plane import FdbRow, NeighbourRow
+from vswitch.control.edges import ListenerGroup
+from vswitch.control.views import summed
+from vswitch.datapath.plane import FdbRow, FlowRow, NeighbourRow
 from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports.inside import InterfaceGone, NamespaceGone
 from vswitch.ports.interface import InterfacePlan
@@ -140,7 +140,14 @@ class MemoryDatapath:
         self.injected: list[
             tuple[bytes, int, int | None, int | None]
         ] = []  # frame, network, port, except_port
+        self.ways_out: dict[int, dict[str, Any]] = {}
+        self.own_subnets: list[tuple[int, bytes, int]] = []
+        self.host_addresses: list[bytes] = []
+        self.listeners: dict[Any, tuple[int, bytes | None, bytes | None]] = {}  # group → port, addresses
+        self.flow_rows: list[FlowRow] = []
+        self.flows_watched = False
         self.port_drops: dict[int, dict[str, int]] = {}
+        self.departed_drops: dict[int, dict[str, int]] = {}  # by network, of ports that were removed
         self.on_punt: Callable[[Any], None] = lambda punt: None
         self.on_event: Callable[[Any], None] = lambda event: None
 
@@ -155,6 +162,8 @@ class MemoryDatapath:
         if any(port.network == index for port in self.ports.values()):
             raise ValueError("the network still has ports")
         del self.networks[index]
+        self.ways_out.pop(index, None)
+        self.departed_drops.pop(index, None)
 
     async def add_port(
         self,
@@ -177,9 +186,12 @@ class MemoryDatapath:
 
     async def remove_port(self, index: int) -> None:
         await asyncio.sleep(0)
-        os.fstat(
-            self.ports.pop(index).fd
-        )  # whoever closes a descriptor before its port is removed finds out here
+        if any(port == index for port, _, _ in self.listeners.values()):
+            raise ValueError("the port still has listeners")
+        port = self.ports.pop(index)
+        os.fstat(port.fd)  # whoever closes a descriptor before its port is removed finds out here
+        dropped = [self.departed_drops.get(port.network, {}), self.port_drops.pop(index, {})]
+        self.departed_drops[port.network] = summed(dropped)
 
     async def add_neighbour(self, network: int, address: bytes, mac: bytes, port: int | None) -> None:
         await asyncio.sleep(0)
@@ -192,6 +204,52 @@ class MemoryDatapath:
         if network not in self.networks:
             raise ValueError("no such network")
         self.bindings.pop((network, address), None)
+
+    async def set_way_out(self, network: int, **way: Any) -> None:
+        await asyncio.sleep(0)
+        if network not in self.networks:
+            raise ValueError("no such network")
+        self.ways_out[network] = way
+
+    async def set_own_subnets(self, subnets: list[tuple[int, bytes, int]]) -> None:
+        await asyncio.sleep(0)
+        self.own_subnets = subnets
+
+    async def set_host_addresses(self, addresses: list[bytes]) -> None:
+        await asyncio.sleep(0)
+        self.host_addresses = addresses
+
+    async def add_listeners(
+        self,
+        group: ListenerGroup,
+        *,
+        network: int,
+        port: int,
+        address4: bytes | None,
+        address6: bytes | None,
+    ) -> None:
+        await asyncio.sleep(0)
+        if self.ports[port].network != network or network not in self.ways_out:
+            raise ValueError("no such port on the network, or it has no way out")
+        self.listeners[group] = (port, address4, address6)
+
+    async def remove_listeners(self, group: ListenerGroup) -> None:
+        await asyncio.sleep(0)
+        del self.listeners[group]
+
+    async def flows(self) -> list[FlowRow]:
+        await asyncio.sleep(0)
+        return list(self.flow_rows)
+
+    async def kill_flows(self, flows: list[tuple[int, int]]) -> int:
+        await asyncio.sleep(0)
+        before = len(self.flow_rows)
+        self.flow_rows = [row for row in self.flow_rows if (row.number, row.generation) not in flows]
+        return before - len(self.flow_rows)
+
+    async def watch_flows(self, on: bool) -> None:
+        await asyncio.sleep(0)
+        self.flows_watched = on
 
     async def fdb(self) -> list[FdbRow]:
         await asyncio.sleep(0)
@@ -213,12 +271,8 @@ class MemoryDatapath:
         return {**zeros, "answered": 0, "punted": 0, "drops": dict(self.port_drops.get(index, {}))}
 
     def network_drops(self, index: int) -> dict[str, int]:
-        totals: dict[str, int] = {}
-        for port, drops in self.port_drops.items():
-            if self.ports[port].network == index:
-                for reason, count in drops.items():
-                    totals[reason] = totals.get(reason, 0) + count
-        return totals
+        present = [drops for port, drops in self.port_drops.items() if self.ports[port].network == index]
+        return summed([self.departed_drops.get(index, {}), *present])
 
     def totals(self) -> dict[str, int]:
         sizes = {"ports": len(self.ports), "networks": len(self.networks), "fdb_entries": len(self.ports)}
@@ -229,6 +283,10 @@ class MemoryDatapath:
             **capacities,
             "neighbours": len(self.bindings),
             "neighbour_capacity": 131072,
+            "flows": len(self.flow_rows),
+            "flow_capacity": 65536,
+            "descriptors": 0,
+            "descriptor_capacity": 65536,
         }
 
     def inject(
@@ -290,23 +348,6 @@ class MemoryWatcher:
         if watch.active:
             self.forget(watch)
             watch.callback()
-
-
-@dataclass
-class MemoryHost:
-    """A machine without routes, whose resolver is 192.0.2.53."""
-
-    subnets: list[Subnet] = field(default_factory=list)
-    resolvers: ResolvConf = field(default_factory=lambda: ResolvConf(["192.0.2.53"], ["example.org"], []))
-
-    def routes(self) -> list[Subnet]:
-        return self.subnets
-
-    def resolv_conf(self) -> ResolvConf:
-        return self.resolvers
-
-    def resident_bytes(self) -> int:
-        return 32 * 1024 * 1024
 
 
 class MemoryKeeper:

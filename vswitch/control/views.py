@@ -9,11 +9,12 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from vswitch.clock import rfc3339
-from vswitch.control.inventory import Container, Inventory, Member, Port
+from vswitch.control.inventory import Container, Inventory, Member, Port, Publication
 from vswitch.control.names import mac_text
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
 from vswitch.dhcp.table import Lease
+from vswitch.drops import explanation
 from vswitch.model import (
     ContainerView,
     DropView,
@@ -23,7 +24,9 @@ from vswitch.model import (
     MemberView,
     NeighbourView,
     NetworkView,
+    PortMapping,
     PortView,
+    PublishedView,
     StatsView,
     SubnetView,
     TableView,
@@ -40,6 +43,8 @@ TABLES = {
     "networks": ("networks", "network_capacity"),
     "fdb": ("fdb_entries", "fdb_capacity"),
     "neighbours": ("neighbours", "neighbour_capacity"),
+    "flows": ("flows", "flow_capacity"),
+    "flow_sockets": ("descriptors", "descriptor_capacity"),
 }
 
 
@@ -90,6 +95,7 @@ def _member(container: Container, endpoint: EndpointRecord, network: Network) ->
 
 def container_view(container: Container, inventory: Inventory) -> ContainerView:
     record, origin = container.record, container.record.origin
+    remedies = [record.remedy, *container.unpublished.values()] if container.live else [record.remedy]
     netns = origin.path or (f"/proc/{origin.pid}/ns/net" if origin.pid is not None else None)
     return ContainerView(
         name=record.name,
@@ -101,10 +107,37 @@ def container_view(container: Container, inventory: Inventory) -> ContainerView:
         created=rfc3339(record.created_at),
         exit_code=record.exit_code,
         command=record.spec.command,
-        remedy=record.remedy,
+        remedy="; ".join(filter(None, remedies)) or None,
         labels=dict(record.spec.labels),
         networks=[_endpoint(endpoint, inventory.networks[endpoint.network]) for endpoint in record.endpoints],
+        ports=[mapping for port in container.ports.values() for mapping in port_mappings(port)],
     )
+
+
+def port_mappings(port: Port) -> list[PortMapping]:
+    """What is published at a port and open now, one by one."""
+    return [mapping for publication in port.publications for mapping in mappings(publication)]
+
+
+def mappings(publication: Publication) -> list[PortMapping]:
+    """A publication's ports, one by one."""
+    record = publication.record
+    first = record.host_port or 0
+    return [
+        PortMapping(record.host_ip, first + step, record.asked.container_port + step, protocol)
+        for protocol in record.asked.protocols
+        for step in range(record.asked.count)
+    ]
+
+
+def published_views(ports: Iterable[Port]) -> list[PublishedView]:
+    """All published ports, in the order of the host's."""
+    views = [
+        PublishedView(port.network.name, port.container.name, m.host_ip, m.host_port, m.container_port, m.protocol)
+        for port in ports
+        for m in port_mappings(port)
+    ]
+    return sorted(views, key=lambda view: (view.host_port, view.protocol, view.host_ip or ""))
 
 
 def _endpoint(endpoint: EndpointRecord, network: Network) -> EndpointView:
@@ -195,27 +228,41 @@ def lease_views(
 
 def port_view(port: Port, counters: Mapping[str, Any], more_drops: Mapping[str, int]) -> PortView:
     """A port's counters, with the drops of the control plane's own services among them."""
-    drops = dict(counters["drops"])
-    for reason, count in more_drops.items():
-        drops[reason] = drops.get(reason, 0) + count
     return PortView(
         network=port.network.name,
         container=port.container.name,
         interface=port.endpoint.interface,
         port=port.index,
-        drops=drops,
+        drops=summed([counters["drops"], more_drops]),
         **{name: counters[name] for name in COUNTERS},
     )
 
 
-def drop_views(ports: Iterable[PortView]) -> list[DropView]:
-    """One row per port and reason, the most frequent first."""
-    rows = [
-        DropView(port.network, port.container, port.interface, port.port, reason, count)
-        for port in ports
-        for reason, count in port.drops.items()
-    ]
-    return sorted(rows, key=lambda row: (-row.count, row.network, row.container, row.interface, row.reason))
+def drop_views(ports: Iterable[PortView], networks: Mapping[str, Mapping[str, int]]) -> list[DropView]:
+    """One row per port and reason, the most frequent first; and for what the totals of `networks` have beyond
+    their ports, which died at ports that have left, a row without a port.
+    """
+    rows, rest = [], {name: dict(drops) for name, drops in networks.items()}
+    for port in ports:
+        left = rest.get(port.network, {})
+        for reason, count in port.drops.items():
+            place = (port.network, port.container, port.interface, port.port)
+            rows.append(DropView(*place, reason, count, explanation(reason)))
+            left[reason] = left.get(reason, 0) - count
+    for network, drops in rest.items():
+        for reason, count in drops.items():
+            if count > 0:
+                rows.append(DropView(network, None, None, None, reason, count, explanation(reason)))
+    return sorted(rows, key=lambda row: (-row.count, row.network, row.container or "", row.interface or "", row.reason))
+
+
+def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Drops by reason, added up."""
+    totals: dict[str, int] = {}
+    for reasons in counts:
+        for reason, count in reasons.items():
+            totals[reason] = totals.get(reason, 0) + count
+    return totals
 
 
 def stats_view(

@@ -2,7 +2,7 @@
 """An endpoint's descriptor becomes a port of the dataplane, and stops being one.
 
     connect:     port (static MAC, guard on) → bindings of its addresses → kept by the service manager
-    disconnect:  the same backwards; only then is the descriptor closed
+    disconnect:  published ports, then the same backwards; only then is the descriptor closed
 
 A descriptor belongs to this room from `connect` on. `let_go` also ends the interface's persistence, so it
 goes with its last descriptor; `put_down` closes ours only, and the interface waits for the next switch.
@@ -22,6 +22,7 @@ from vswitch.control.edges import Parts
 from vswitch.control.inventory import Container, Port
 from vswitch.control.jobs import quietly
 from vswitch.control.names import link_local, mac_bytes
+from vswitch.control.publishing import Publishing
 from vswitch.control.records import EndpointRecord
 from vswitch.model import Refused
 from vswitch.ports.tap import KIND_PACKET, KIND_TAP, Tap
@@ -32,8 +33,9 @@ log = logging.getLogger(__name__)
 class Wiring:
     """What connects descriptors with the dataplane."""
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Parts, publishing: Publishing):
         self._parts = parts
+        self._publishing = publishing
 
     async def connect(
         self, container: Container, endpoint: EndpointRecord, tap: Tap, undo: AsyncExitStack
@@ -68,6 +70,7 @@ class Wiring:
 
     async def disconnect(self, port: Port, *, keep_interface: bool = False) -> None:
         """Take the port out of the dataplane and give its descriptor up, whatever fails on the way."""
+        await self._publishing.close(port)
         self._delist(port)
         await self._remove(port)
         self._parts.observer.port_left(port)

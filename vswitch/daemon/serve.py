@@ -25,9 +25,11 @@ from typing import TYPE_CHECKING, Any
 
 from vswitch.clock import SystemClock, rfc3339
 from vswitch.config import ConfigError, Settings
+from vswitch.container.isolate import check_tun
 from vswitch.container.watch import NamespaceWatcher
 from vswitch.control.api.listen import Listener, listen
 from vswitch.control.api.messages import Context
+from vswitch.control.api.places import config_path
 from vswitch.control.api.server import ApiServer
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
@@ -38,6 +40,7 @@ from vswitch.daemon.notify import Inherited, Notifier
 from vswitch.datapath.plane import Datapath
 from vswitch.model import Refused
 from vswitch.ports.handover import TokenServer
+from vswitch.ports.tap import disabled
 
 if TYPE_CHECKING:
     from vswitch.daemon.main import Options
@@ -81,6 +84,7 @@ class Daemon:
                 self._in_background(
                     watchdog.feed(datapath.poke, self._notifier.watchdog, self._watchdog_interval_s), ending
                 )
+            _warn_without_tun()
             self._notifier.ready(self._status())
             log.info("ready at %s: %s", self._options.socket, self._status())
             await asked_to_end.wait()
@@ -93,7 +97,9 @@ class Daemon:
         listener = listen(options.socket, settings.switch.socket_group)
         ending.callback(listener.close)
         _make_state_dir(options.state_dir)
-        datapath = Datapath()
+        datapath = Datapath(
+            nat_timeouts=settings.nat.timeouts(), max_flows=settings.nat.max_flows, disabled=disabled()
+        )
         datapath.start()
         ending.push_async_callback(datapath.stop)
         captures = Captures(datapath)
@@ -103,6 +109,7 @@ class Daemon:
         self._switch = Switch(
             settings,
             state_dir=options.state_dir,
+            config_path=options.config or config_path(),
             store=Store(os.path.join(options.state_dir, STORE_NAME)),
             datapath=datapath,
             helper=self._helper,
@@ -166,6 +173,14 @@ class Daemon:
     def _status(self) -> str:
         ports = len(self._switch.ports())
         return f"{ports} interface{'' if ports == 1 else 's'} attached"
+
+
+def _warn_without_tun() -> None:
+    """Say now what every `vswitch run` would say; the device may come while the switch runs."""
+    try:
+        check_tun()
+    except Refused as refusal:
+        log.warning("no container can be attached as things are: %s", refusal)
 
 
 def _make_state_dir(path: str) -> None:

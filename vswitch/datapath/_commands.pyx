@@ -10,30 +10,33 @@ A snapshot copies at most SNAPSHOT_ROWS table entries per batch. Rows that chang
 and an entry that lives throughout appears exactly once, because entries never move.
 """
 from libc.errno cimport ENOMEM, ENOSPC, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from vswitch._fastpath cimport (
     SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
-    OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB, Command,
-    FdbRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
+    OP_FLOW_KILL, OP_FLOW_WATCH, OP_HOST_ADDRESSES, OP_LISTEN, OP_OWN_SUBNETS, OP_UNLISTEN, OP_WAY_OUT,
+    OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB,
+    SNAPSHOT_FLOWS, Command, FdbRow, FlowRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set, neighbours_flush
 from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_resign
+from vswitch.nat._conntrack cimport Flow, Prefix
+from vswitch.nat._listen cimport listen_add, listen_remove
+from vswitch.nat._nat cimport Listener, WayOut
+from vswitch.nat._report cimport describe
+from vswitch.nat._translate cimport nat_forget_port, nat_kill
 from vswitch.datapath._ring cimport ring_peek, ring_release, store_release
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLIN, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL
     ctypedef union epoll_data_t:
-        uint32_t u32
+        uint64_t u64
     struct epoll_event:
         uint32_t events
         epoll_data_t data
     int epoll_ctl(int poller, int op, int fd, epoll_event *event)
-
-cdef enum:
-    TWO_TAGS = 22           # Ethernet header with an S-tag and a C-tag
 
 
 cdef void apply_commands(Switch *sw) noexcept nogil:
@@ -59,7 +62,6 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
         remove_network(sw, command.index)
     elif command.op == OP_NETWORK_MTU:
         sw.networks[command.index].mtu = <uint32_t>command.value
-        sw.networks[command.index].max_frame = <uint32_t>command.value + TWO_TAGS
     elif command.op == OP_PORT_ADD:
         add_port(sw, <Port *>command.pointer)
     elif command.op == OP_PORT_REMOVE:
@@ -68,6 +70,8 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
         set_neighbour(sw, command)
     elif command.op == OP_NEIGHBOUR_REMOVE:
         remove_neighbour(sw, command)
+    elif command.op >= OP_WAY_OUT:
+        apply_nat(sw, command)
     elif command.op == OP_SNAPSHOT:
         (<Snapshot *>command.pointer).next = sw.snapshots
         sw.snapshots = <Snapshot *>command.pointer
@@ -76,6 +80,24 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
     elif command.op == OP_CAPTURE_PORT:
         if sw.ports[command.index] != NULL:
             sw.ports[command.index].captured_by = <uint8_t>command.value
+
+
+cdef void apply_nat(Switch *sw, const Command *command) noexcept nogil:
+    """Changes to how packets leave networks and come in; tables change hands, the earlier one is control's to free."""
+    if command.op == OP_WAY_OUT:
+        sw.networks[command.index].way_out = (<WayOut *>command.pointer)[0]
+    elif command.op == OP_OWN_SUBNETS:
+        sw.nat.own, sw.nat.own_count = <Prefix *>command.pointer, <uint32_t>command.value
+    elif command.op == OP_HOST_ADDRESSES:
+        sw.nat.host_addresses, sw.nat.host_address_count = <uint8_t *>command.pointer, <uint32_t>command.value
+    elif command.op == OP_LISTEN:
+        listen_add(sw, command.index, <const Listener *>command.pointer, <uint32_t>command.value)
+    elif command.op == OP_UNLISTEN:
+        listen_remove(sw, command.index, <uint32_t>command.value)
+    elif command.op == OP_FLOW_KILL:
+        nat_kill(sw, <uint32_t>command.value, <uint32_t>(command.value >> 32))
+    elif command.op == OP_FLOW_WATCH:
+        sw.nat.watched = <uint8_t>command.value
 
 
 cdef void remove_network(Switch *sw, uint16_t index) noexcept nogil:
@@ -99,7 +121,7 @@ cdef void add_port(Switch *sw, Port *port) noexcept nogil:
         give_up(sw, port, ENOSPC)
     else:
         event.events = EPOLLIN | EPOLLRDHUP
-        event.data.u32 = port.index
+        event.data.u64 = port.index
         if epoll_ctl(sw.poller, EPOLL_CTL_ADD, port.fd, &event) < 0:
             give_up(sw, port, errno)
 
@@ -125,6 +147,7 @@ cdef void remove_port(Switch *sw, uint16_t index) noexcept nogil:
     cdef uint32_t i, kept = 0
     if port == NULL:
         return
+    nat_forget_port(sw, port)
     network = sw.networks[port.network]
     for i in range(network.members):
         if network.ports[i] != index:
@@ -146,6 +169,8 @@ cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:
     neighbour_set(&sw.neighbours, command.network, command.address, command.mac, command.index)
     if command.index == GATEWAY_PORT and command.address[10] == 0xFF and network.gateway4[0] == 0:
         memcpy(network.gateway4, &command.address[12], 4)
+    if command.index == GATEWAY_PORT and command.address[0] and command.address[0] != 0xFE and network.gateway6[0] == 0:
+        memcpy(network.gateway6, command.address, 16)
 
 
 cdef void remove_neighbour(Switch *sw, const Command *command) noexcept nogil:
@@ -154,6 +179,8 @@ cdef void remove_neighbour(Switch *sw, const Command *command) noexcept nogil:
     neighbour_remove(&sw.neighbours, command.network, command.address)
     if command.address[10] == 0xFF and memcmp(network.gateway4, &command.address[12], 4) == 0:
         memset(network.gateway4, 0, 4)
+    elif memcmp(network.gateway6, command.address, 16) == 0:
+        memset(network.gateway6, 0, 16)
 
 
 cdef void fill_snapshots(Switch *sw) noexcept nogil:
@@ -162,11 +189,14 @@ cdef void fill_snapshots(Switch *sw) noexcept nogil:
     cdef uint32_t end, total
     if snapshot == NULL:
         return
-    total = sw.fdb.untouched if snapshot.kind == SNAPSHOT_FDB else sw.neighbours.untouched
+    total = (sw.fdb.untouched if snapshot.kind == SNAPSHOT_FDB else sw.nat.conntrack.untouched if snapshot.kind == SNAPSHOT_FLOWS
+             else sw.neighbours.untouched)
     end = snapshot.cursor + SNAPSHOT_ROWS if total - snapshot.cursor > SNAPSHOT_ROWS else total
     while snapshot.cursor < end and snapshot.count < snapshot.capacity:
         if snapshot.kind == SNAPSHOT_FDB:
             copy_fdb_row(sw, snapshot)
+        elif snapshot.kind == SNAPSHOT_FLOWS:
+            copy_flow_row(sw, snapshot)
         else:
             copy_neighbour_row(sw, snapshot)
         snapshot.cursor += 1
@@ -201,3 +231,10 @@ cdef void copy_neighbour_row(Switch *sw, Snapshot *snapshot) noexcept nogil:
     memcpy(row.address, entry.address, 16)
     memcpy(row.mac, entry.mac, 6)
     snapshot.count += 1
+
+
+cdef void copy_flow_row(Switch *sw, Snapshot *snapshot) noexcept nogil:
+    cdef const Flow *flow = &sw.nat.conntrack.flows[snapshot.cursor]
+    if flow.used:
+        describe(sw, flow, <FlowRow *>snapshot.rows + snapshot.count)
+        snapshot.count += 1

@@ -11,23 +11,25 @@ of ports are never closed here.
 cimport cython
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
-    MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
-    OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, PORT_PACKET,
-    PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command, Counters, Event, FdbRow,
-    InjectHeader, NeighbourRow, Network, Port, PuntHeader, Snapshot, Switch, switch_close, switch_open,
-    switch_run, switch_turn,
+    EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE,
+    OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
+    PORT_PACKET, PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
+    Counters, Event, FlowEvent, InjectHeader, Network, Port, PuntHeader, switch_close, switch_open, switch_run, switch_turn,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT
-from vswitch.bridge._fdb cimport FDB_STATIC
 from vswitch.datapath._commands cimport apply_commands
 from vswitch.datapath._drops cimport Drop
+from vswitch.datapath._outside cimport Outside
+from vswitch.datapath._poster cimport blank
 from vswitch.datapath._ring cimport (
     load_acquire, load_relaxed, ring_commit, ring_empty, ring_peek, ring_release, ring_reserve, swap32,
 )
+from vswitch.datapath._table cimport Table, flow_row
+from vswitch.nat._dialer cimport dialer_run, dialer_wake
 
 from vswitch.datapath._drops import NAMES
 
@@ -42,6 +44,10 @@ cdef extern from *:
     int setsockopt(int fd, int level, int option, const void *value, unsigned int length)
 
 NOBODY = GATEWAY_PORT
+TIMEOUTS = {            # seconds; RFC 5382 asks for two hours and four minutes of an established connection
+    "tcp_opening": 60, "tcp_established": 7440, "tcp_closing": 240, "tcp_time_wait": 60, "udp": 30, "udp_stream": 180, "dns": 15,
+    "icmp": 60,
+}
 MAX_LIMIT = 1 << 24         # of table rows and seconds: far beyond use, and nothing overflows
 
 
@@ -59,7 +65,8 @@ cdef dict counters_of(const Counters *counters):
         "rx_segments": load_relaxed(&counters.rx_segments), "rx_wire_bytes": load_relaxed(&counters.rx_wire_bytes),
         "tx_frames": load_relaxed(&counters.tx_frames), "tx_bytes": load_relaxed(&counters.tx_bytes),
         "tx_segments": load_relaxed(&counters.tx_segments), "tx_wire_bytes": load_relaxed(&counters.tx_wire_bytes),
-        "answered": load_relaxed(&counters.answered), "punted": load_relaxed(&counters.punted), "drops": drops,
+        "answered": load_relaxed(&counters.answered), "punted": load_relaxed(&counters.punted),
+        "translated": load_relaxed(&counters.translated), "drops": drops,
     }
 
 
@@ -71,34 +78,30 @@ cdef void refuse_descriptors(const Port *port) noexcept:
         setsockopt(port.fd, SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof(no))
 
 
-cdef Command blank() noexcept:
-    """A command with nothing in it."""
-    cdef Command command
-    memset(&command, 0, sizeof(Command))
-    return command
-
-
 @cython.no_gc       # it is in no cycle, and the collector must not empty its lists before __dealloc__, which needs them
-cdef class Dataplane:
-    cdef Switch *sw
-    cdef uint64_t posted
-    cdef list graves                    # (ticket, address) of memory to free once the ticket is completed
-    cdef list tables                    # snapshots being taken: they must live until they are done
-    cdef dict networks                  # index → address
-    cdef dict ports                     # index → address
+cdef class Dataplane(Outside):
     cdef bint running
 
     def __cinit__(self, *, uint32_t mac_capacity=65536, uint32_t mac_share=1024, uint32_t neighbour_capacity=131072, uint64_t seed=0,
-                  uint32_t age_s=300):
-        """A switch with empty tables; `seed` makes its hashes unpredictable, `age_s` is how long a silent MAC is remembered."""
-        for limit in (mac_capacity, mac_share, neighbour_capacity, age_s):
+                  uint32_t age_s=300, uint32_t max_flows=65536, uint32_t max_descriptors=1024, dict nat_timeouts=None,
+                  disabled=()):
+        """A switch with empty tables; `seed` makes its hashes unpredictable, `age_s` is how long a silent MAC is remembered,
+        `nat_timeouts` are seconds by the names of nat._conntrack's Timeouts, `disabled` kernel features not to use: peek_off, udp_gso,
+        udp_gro."""
+        for limit in (mac_capacity, mac_share, neighbour_capacity, age_s, max_flows, max_descriptors):
             if not 1 <= limit <= MAX_LIMIT:
                 raise ValueError(f"capacities and ages are at least 1 and at most {MAX_LIMIT}")
-        self.graves, self.tables, self.networks, self.ports = [], [], {}, {}
-        self.sw = switch_open(mac_capacity, mac_share, neighbour_capacity, seed)
+        self.sw = switch_open(mac_capacity, mac_share, neighbour_capacity, max_flows, max_descriptors, seed)
         if self.sw == NULL:
             raise MemoryError("no memory or descriptors for a dataplane")
         self.sw.age_s = age_s
+        self.sw.nat.conntrack.timeouts = {**TIMEOUTS, **(nat_timeouts or {})}
+        if "peek_off" in disabled:
+            self.sw.nat.peek4 = self.sw.nat.peek6 = 0
+        if "udp_gso" in disabled:
+            self.sw.nat.gso = 0
+        if "udp_gro" in disabled:
+            self.sw.nat.gro = 0
 
     def __dealloc__(self):
         if self.sw != NULL:
@@ -110,7 +113,7 @@ cdef class Dataplane:
     # ---- running
 
     def run(self) -> None:
-        """The dataplane thread: returns after post_stop()."""
+        """The dataplane thread: returns after post_stop(). dial() should run in another; until it does, connections are made here."""
         if self.running:
             raise RuntimeError("the dataplane runs in a thread already")
         self.running = True
@@ -119,6 +122,16 @@ cdef class Dataplane:
                 switch_run(self.sw)
         finally:
             self.running = False
+
+    def dial(self) -> None:
+        """The dialer's thread, which makes and closes host sockets: start it before run(); it returns after post_stop()."""
+        self.sw.nat.dial_inline = 0
+        with nogil:
+            dialer_run(self.sw)
+
+    def wake_dialer(self) -> None:
+        """So that it sees that the switch has stopped."""
+        dialer_wake(self.sw)
 
     def step(self, uint64_t now_ns, uint64_t epoch_ns=0) -> int:
         """Turns by hand at `now_ns` until nothing is ready; returns how many port turns it took. `epoch_ns` is added for capture stamps."""
@@ -151,26 +164,6 @@ cdef class Dataplane:
 
     # ---- commands
 
-    cdef object post(self, Command *command):
-        """Puts a command on the ring; its ticket, or None when the ring is full."""
-        cdef uint64_t one = 1
-        cdef uint8_t *record = ring_reserve(&self.sw.commands, sizeof(Command))
-        if record == NULL:
-            return None
-        memcpy(record, command, sizeof(Command))
-        ring_commit(&self.sw.commands, sizeof(Command))
-        self.posted += 1
-        write(self.sw.wake_fd, &one, 8)
-        self.bury()
-        return self.posted
-
-    cdef void bury(self):
-        """Frees what the dataplane has let go of."""
-        cdef uint64_t done = load_acquire(&self.sw.completed)
-        while self.graves and self.graves[0][0] <= done:
-            free(<void *><uintptr_t>self.graves.pop(0)[1])
-        self.tables = [table for table in self.tables if not table.done]
-
     def post_poke(self):
         """Asks for nothing but an answer."""
         cdef Command command = blank()
@@ -192,7 +185,7 @@ cdef class Dataplane:
         network = <Network *>calloc(1, sizeof(Network))
         if network == NULL:
             raise MemoryError("no memory for a network")
-        network.index, network.dhcp, network.mtu, network.max_frame = index, dhcp, mtu, mtu + 22
+        network.index, network.dhcp, network.mtu = index, dhcp, mtu
         memcpy(network.gateway_mac, <const uint8_t *>gateway_mac, 6)
         command.op, command.index, command.pointer = OP_NETWORK_ADD, index, network
         ticket = self.post(&command)
@@ -296,11 +289,16 @@ cdef class Dataplane:
         command.op, command.index, command.value = OP_CAPTURE_PORT, index, mask
         return self.post(&command)
 
-    def post_snapshot(self, bint fdb):
-        """Asks for a copy of the MAC table, or else of the neighbour table: (ticket, Table), or None when the ring is full."""
+    def post_snapshot(self, str what not None):
+        """Asks for a copy of a table, 'fdb', 'neighbours' or 'flows': (ticket, Table), or None when the ring is full."""
         cdef Command command = blank()
         cdef Table table = Table.__new__(Table)
-        table.fill(SNAPSHOT_FDB if fdb else SNAPSHOT_NEIGHBOURS, self.sw.fdb.used if fdb else self.sw.neighbours.used)
+        if what == "fdb":
+            table.fill(SNAPSHOT_FDB, self.sw.fdb.used)
+        elif what == "flows":
+            table.fill(SNAPSHOT_FLOWS, self.sw.nat.conntrack.used)
+        else:
+            table.fill(SNAPSHOT_NEIGHBOURS, self.sw.neighbours.used)
         command.op, command.pointer = OP_SNAPSHOT, table.snapshot
         ticket = self.post(&command)
         if ticket is None:
@@ -344,7 +342,7 @@ cdef class Dataplane:
         return found
 
     def events(self) -> list:
-        """What happened of itself: (kind, network, port, errno)."""
+        """What happened of itself: (kind, network, port, errno, flow); `flow` as in Table.rows() where it is about one, else None."""
         cdef uint32_t length
         cdef const Event *event
         cdef list found = []
@@ -352,7 +350,10 @@ cdef class Dataplane:
             event = <const Event *>ring_peek(&self.sw.events, &length)
             if event == NULL:
                 return found
-            found.append((event.kind, event.network, event.port, event.error))
+            flow = None
+            if event.kind == EVENT_FLOW_OPENED or event.kind == EVENT_FLOW_CLOSED:
+                flow = flow_row(&(<const FlowEvent *>event).row)
+            found.append((event.kind, event.network, event.port, event.error, flow))
             ring_release(&self.sw.events, length)
 
     # ---- counters
@@ -378,49 +379,6 @@ cdef class Dataplane:
             "fdb_moves": load_relaxed(&self.sw.fdb.moves), "fdb_evictions": load_relaxed(&self.sw.fdb.evictions),
             "neighbours": self.sw.neighbours.used, "neighbour_capacity": self.sw.neighbours.capacity,
             "punts_lost": load_relaxed(&self.sw.punt.dropped), "events_lost": load_relaxed(&self.sw.events.dropped),
+            "flows": self.sw.nat.conntrack.used, "flow_capacity": self.sw.nat.conntrack.capacity,
+            "descriptors": self.sw.nat.conntrack.descriptors, "descriptor_capacity": self.sw.nat.conntrack.descriptor_limit,
         }
-
-
-cdef class Table:
-    """A copy of one of the dataplane's tables, filled slice by slice; `rows()` once `done`."""
-
-    cdef Snapshot *snapshot
-
-    cdef void fill(self, uint32_t kind, uint32_t rows) except *:
-        """Room for what is there now and a little growth; more rows than that are left out."""
-        self.snapshot = <Snapshot *>calloc(1, sizeof(Snapshot))
-        if self.snapshot == NULL:
-            raise MemoryError("no memory for a snapshot")
-        self.snapshot.kind = kind
-        self.snapshot.capacity = rows + rows // 8 + 256
-        self.snapshot.rows = calloc(self.snapshot.capacity, max(sizeof(FdbRow), sizeof(NeighbourRow)))
-        if self.snapshot.rows == NULL:
-            raise MemoryError("no memory for a snapshot")
-
-    def __dealloc__(self):
-        if self.snapshot != NULL:
-            free(self.snapshot.rows)
-            free(self.snapshot)
-
-    @property
-    def done(self) -> bool:
-        return load_acquire(&self.snapshot.done) == 1
-
-    def rows(self) -> list:
-        """MAC table: (network, port, mac, static, age_s); neighbours: (network, port or None for the gateway, address, mac)."""
-        cdef uint32_t i
-        cdef const FdbRow *fdb = <const FdbRow *>self.snapshot.rows
-        cdef const NeighbourRow *neighbour = <const NeighbourRow *>self.snapshot.rows
-        if not self.done:
-            raise RuntimeError("the snapshot is still being taken")
-        if self.snapshot.kind == SNAPSHOT_FDB:
-            return [(fdb[i].network, fdb[i].port, (<const char *>fdb[i].mac)[:6], fdb[i].kind == FDB_STATIC, fdb[i].age_s)
-                    for i in range(self.snapshot.count)]
-        return [neighbour_row(&neighbour[i]) for i in range(self.snapshot.count)]
-
-
-cdef tuple neighbour_row(const NeighbourRow *row):
-    cdef bytes address = (<const char *>row.address)[:16]
-    if address[:12] == b"\0" * 10 + b"\xff\xff":
-        address = address[12:]
-    return row.network, None if row.port == GATEWAY_PORT else row.port, address, (<const char *>row.mac)[:6]

@@ -14,19 +14,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from vswitch.datapath._plane import NOBODY, Dataplane
+from vswitch.nat.listeners import ListenerGroup
 
 log = logging.getLogger(__name__)
 
 PUNTS_PER_CALL = 64
 CAPTURE_SLOTS = 8
+MAX_LISTENERS = 65536
 KINDS = {1: "dhcp"}
-EVENTS = {1: "port_gone"}
+EVENTS = {1: "port_gone", 2: "no_ping", 3: "flow_opened", 4: "flow_closed"}
+PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+DIRECTIONS = {1: "out", 2: "in"}
+TCP_STATES = {0: "", 1: "connecting", 2: "syn_received", 3: "syn_sent", 4: "established", 5: "time_wait"}
+SPARE_DESCRIPTORS = 512     # of the process: for everything that is no flow and no port
 
 
 class Punt(NamedTuple):
@@ -39,13 +46,45 @@ class Punt(NamedTuple):
     time_ns: int
 
 
+class FlowRow(NamedTuple):
+    """One flow through a host socket. Addresses have 16 bytes, IPv4 mapped; `inside` is the container's end,
+    `outside` the other as the container sees it, `target` whom the socket really talks to."""
+
+    network: int
+    port: int
+    protocol: str
+    direction: str
+    state: str
+    inside: bytes
+    inside_port: int
+    outside: bytes
+    outside_port: int
+    target: bytes
+    out_bytes: int
+    in_bytes: int
+    out_packets: int
+    in_packets: int
+    age_s: float
+    idle_s: float
+    number: int
+    generation: int
+
+
+def flow_of(row: tuple) -> FlowRow:
+    """A row of the dataplane's with names in place of numbers."""
+    network, port, protocol, direction, state, *others = row
+    return FlowRow(network, port, PROTOCOLS[protocol], DIRECTIONS[direction], TCP_STATES[state], *others)
+
+
 class PlaneEvent(NamedTuple):
-    """Something that happened of itself: 'port_gone' with the errno of its descriptor."""
+    """Something that happened of itself: 'port_gone' with the errno of its descriptor, 'no_ping' when the kernel
+    allows neither ping nor raw sockets, 'flow_opened' and 'flow_closed' with the flow while flows are watched."""
 
     kind: str
     network: int
     port: int
     errno: int
+    flow: FlowRow | None = None
 
 
 class FdbRow(NamedTuple):
@@ -65,11 +104,24 @@ class NeighbourRow(NamedTuple):
     mac: bytes
 
 
+def mapped(address: bytes) -> bytes:
+    """Sixteen bytes: IPv4 in its IPv6-mapped form."""
+    return b"\0" * 10 + b"\xff\xff" + address if len(address) == 4 else address
+
+
 class Datapath:
     """The facade that control holds. Use it from one event loop; start() it there, stop() it before the loop ends."""
 
     def __init__(
-        self, *, mac_capacity: int = 65536, mac_share: int = 1024, neighbour_capacity: int = 131072, age_s: int = 300
+        self,
+        *,
+        mac_capacity: int = 65536,
+        mac_share: int = 1024,
+        neighbour_capacity: int = 131072,
+        age_s: int = 300,
+        max_flows: int = 65536,
+        nat_timeouts: dict[str, int] | None = None,
+        disabled: Collection[str] = (),
     ):
         self.plane = Dataplane(
             mac_capacity=mac_capacity,
@@ -77,12 +129,18 @@ class Datapath:
             neighbour_capacity=neighbour_capacity,
             seed=secrets.randbits(64),
             age_s=age_s,
+            max_flows=max_flows,
+            max_descriptors=max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS, 64),
+            nat_timeouts=nat_timeouts,
+            disabled=disabled,
         )
         self.on_punt: Callable[[Punt], None] = lambda punt: None
         self.on_event: Callable[[PlaneEvent], None] = lambda event: None
         self._waiters: list[tuple[int, asyncio.Future]] = []
         self._changed = asyncio.Event()
         self._thread: threading.Thread | None = None
+        self._dialer: threading.Thread | None = None
+        self._listening: dict[ListenerGroup, int] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._captures: dict[int, object] = {}
         self._masks: dict[int, int] = {}
@@ -93,6 +151,8 @@ class Datapath:
         """Starts the dataplane's thread and listens to it."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self.plane.notify_fd, self._drain)
+        self._dialer = threading.Thread(target=self.plane.dial, name="dialer", daemon=True)
+        self._dialer.start()
         self._thread = threading.Thread(target=self.plane.run, name="dataplane", daemon=True)
         self._thread.start()
 
@@ -102,7 +162,9 @@ class Datapath:
             return
         await self._post(self.plane.post_stop)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
-        self._thread = None
+        self.plane.wake_dialer()
+        await asyncio.get_running_loop().run_in_executor(None, self._dialer.join)
+        self._thread = self._dialer = None
         self._loop.remove_reader(self.plane.notify_fd)
 
     async def poke(self) -> None:
@@ -114,8 +176,8 @@ class Datapath:
         self.plane.listen()
         self._settle()
         self._changed.set()
-        for kind, network, port, errno in self.plane.events():
-            self._call(self.on_event, PlaneEvent(EVENTS[kind], network, port, errno))
+        for kind, network, port, errno, flow in self.plane.events():
+            self._call(self.on_event, PlaneEvent(EVENTS[kind], network, port, errno, flow_of(flow) if flow else None))
         punts = self.plane.punts(PUNTS_PER_CALL)
         for kind, network, port, frame, time_ns in punts:
             self._call(self.on_punt, Punt(KINDS[kind], network, port, frame, time_ns))
@@ -138,7 +200,10 @@ class Datapath:
                 future.set_result(None)
 
     async def _post(self, ask: Callable, *args, **kwargs):
-        """Asks, waiting for room on the ring if need be, and awaits completion; returns what `ask` returned."""
+        """Asks, waiting for room on the ring if need be, and awaits completion; returns what `ask` returned.
+
+        Cancelled, it waits for what was asked all the same: whoever hands over a descriptor may close it then.
+        """
         answer = ask(*args, **kwargs)
         while answer is None:
             self._changed.clear()
@@ -149,7 +214,14 @@ class Datapath:
         future = asyncio.get_running_loop().create_future()
         self._waiters.append((ticket, future))
         self._settle()
-        await future
+        cancelled = False
+        while not future.done():
+            try:
+                await asyncio.shield(future)
+            except asyncio.CancelledError:
+                cancelled = True
+        if cancelled:
+            raise asyncio.CancelledError
         return answer
 
     # ---- networks, ports, neighbours
@@ -204,6 +276,84 @@ class Datapath:
     async def remove_neighbour(self, network: int, address: bytes) -> None:
         await self._post(self.plane.post_neighbour, network, address, None)
 
+    # ---- translation
+
+    async def set_way_out(
+        self,
+        network: int,
+        *,
+        open: bool,
+        host_loopback: bool = False,
+        endpoint_filtering: bool = False,
+        source4: bytes | None = None,
+        source6: bytes | None = None,
+        device: str | None = None,
+    ) -> None:
+        """How a network's packets leave it; before this is called, not at all."""
+        await self._post(
+            self.plane.post_way_out,
+            network,
+            open=open,
+            host_loopback=host_loopback,
+            endpoint_filtering=endpoint_filtering,
+            source4=source4,
+            source6=source6,
+            device=(device or "").encode(),
+        )
+
+    async def set_own_subnets(self, subnets: list[tuple[int, bytes, int]]) -> None:
+        """All subnets of all networks, as (network, address, prefix length): no host socket is ever sent there."""
+        table = [
+            (network, mapped(address), bits + (96 if len(address) == 4 else 0)) for network, address, bits in subnets
+        ]
+        await self._post(self.plane.post_own_subnets, table)
+
+    async def set_host_addresses(self, addresses: list[bytes]) -> None:
+        """The host's own addresses: clients of published ports that have one of them appear as the gateway."""
+        await self._post(self.plane.post_host_addresses, b"".join(mapped(address) for address in addresses))
+
+    async def add_listeners(
+        self, group: ListenerGroup, *, network: int, port: int, address4: bytes | None, address6: bytes | None
+    ) -> None:
+        """A group's sockets start to accept for the container on switch port `port`. LookupError if there is no room."""
+        first = self._free_listeners(group.count)
+        self._listening[group] = first
+        await self._post(
+            self.plane.post_listen, group, first, network=network, port=port, address4=address4, address6=address6
+        )
+
+    async def remove_listeners(self, group: ListenerGroup) -> None:
+        """A group's sockets stop accepting and may be closed; connections that they accepted go on."""
+        first = self._listening.get(group)
+        if first is not None:
+            await self._post(self.plane.post_unlisten, first, group.count)
+            del self._listening[group]
+
+    def _free_listeners(self, count: int) -> int:
+        """The first of `count` consecutive listener numbers that are free."""
+        first = 0
+        for start, size in sorted((start, group.count) for group, start in self._listening.items()):
+            if start - first >= count:
+                break
+            first = start + size
+        if first + count > MAX_LISTENERS:
+            raise LookupError(f"{MAX_LISTENERS} published ports are the most there can be")
+        return first
+
+    async def kill_flows(self, flows: list[tuple[int, int]]) -> int:
+        """Ends flows by (number, generation); how many were asked for."""
+        for number, generation in flows:
+            await self._post(self.plane.post_flow_kill, number, generation)
+        return len(flows)
+
+    async def watch_flows(self, on: bool) -> None:
+        """Whether on_event hears of every flow that comes and goes."""
+        await self._post(self.plane.post_flow_watch, on)
+
+    async def flows(self) -> list[FlowRow]:
+        """All flows through host sockets."""
+        return [flow_of(row) for row in await self._table("flows")]
+
     # ---- frames
 
     def inject(self, frame: bytes, *, network: int, port: int | None = None, except_port: int | None = None) -> bool:
@@ -242,9 +392,9 @@ class Datapath:
 
     # ---- views
 
-    async def _table(self, fdb: bool) -> list[tuple]:
+    async def _table(self, what: str) -> list[tuple]:
         """A snapshot, taken in slices between the dataplane's batches."""
-        _, table = await self._post(self.plane.post_snapshot, fdb)
+        _, table = await self._post(self.plane.post_snapshot, what)
         while not table.done:
             self._changed.clear()
             if not table.done:
@@ -254,11 +404,11 @@ class Datapath:
 
     async def fdb(self) -> list[FdbRow]:
         """The MAC table of all networks."""
-        return [FdbRow(*row) for row in await self._table(True)]
+        return [FdbRow(*row) for row in await self._table("fdb")]
 
     async def neighbours(self) -> list[NeighbourRow]:
         """The neighbour table of all networks."""
-        return [NeighbourRow(*row) for row in await self._table(False)]
+        return [NeighbourRow(*row) for row in await self._table("neighbours")]
 
     def counters(self, index: int) -> dict:
         """One port's counters by name, `drops` by reason."""

@@ -208,6 +208,9 @@ def offer(path: str, fds: list[int]) -> str:
             socket.send_fds(connection, [msgspec.json.encode(Offer(token))], fds)
         except BrokenPipeError:
             pass  # it was refused before it was heard: the reason is there to be read
+        except PermissionError:
+            reason = "only the user who runs a switch can hand it descriptors"
+            raise Refused(f"{path} is closed to you: {reason}", 403) from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise Refused(f"cannot hand descriptors to the switch at {path}: {reason}", 500) from None

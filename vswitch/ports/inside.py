@@ -46,8 +46,9 @@ class NotPermitted(Refused):
 
 def attach(netns_fd: int, userns_fd: int | None, plan: InterfacePlan) -> Tap:
     """Make a TAP there, configured as planned; on failure nothing stays. Its fd is the caller's. Refused."""
+    uid = os.geteuid()
     enter(netns_fd, userns_fd)
-    tap = _new_tap(plan.name)
+    tap = _new_tap(plan.name, uid)
     try:
         interface.configure(replace(plan, name=tap.name))
     except BaseException:
@@ -58,12 +59,13 @@ def attach(netns_fd: int, userns_fd: int | None, plan: InterfacePlan) -> Tap:
 
 def reattach(origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
     """Take the persistent TAP `plan.name` there, settings renewed. Refused as in AttachHelper.reattach."""
+    uid = os.geteuid()
     with _opened(origin) as netns_fd:
         enter(netns_fd, None)
     name = plan.name or ""
     if name not in (present for _, present in socket.if_nameindex()):
         raise _interface_gone(name)
-    tap = open_tap(name, persist=False, exclusive=False)
+    tap = open_tap(name, persist=False, exclusive=False, uid=uid)
     try:
         if not identify_tap(tap.fd)[1] & IFF_PERSIST:
             raise _interface_gone(name)  # went between the two lines above, and TUNSETIFF made a new one
@@ -160,11 +162,11 @@ def _own_userns() -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _new_tap(name: str | None) -> Tap:
-    """A TAP of that name, or of the first free ethN."""
+def _new_tap(name: str | None, uid: int) -> Tap:
+    """A TAP of that name, or of the first free ethN; `uid` is who we were before we entered."""
     for _ in range(NAME_ATTEMPTS):
         try:
-            return open_tap(name or interface.free_name(), persist=False)
+            return open_tap(name or interface.free_name(), persist=False, uid=uid)
         except Refused as refusal:
             if name or refusal.status != 409:
                 raise

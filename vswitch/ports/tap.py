@@ -100,8 +100,11 @@ def disabled() -> frozenset[str]:
     return frozenset(word.strip() for word in os.environ.get("VSWITCH_DISABLE", "").split(","))
 
 
-def open_tap(name: str, *, persist: bool, exclusive: bool = True) -> Tap:
-    """Make TAP `name` in the current network namespace; not `exclusive` takes one that is there. Refused."""
+def open_tap(name: str, *, persist: bool, exclusive: bool = True, uid: int | None = None) -> Tap:
+    """Make TAP `name` in the current network namespace; not `exclusive` takes one that is there. Refused.
+
+    `uid` is who a refusal names: the one outside, where a user namespace has been entered that calls us 0.
+    """
     if not INTERFACE_NAME.fullmatch(name):
         raise Refused(f"{name!r} is no interface name: 1 to 15 characters, none of them a space or / : %")
     flags = pytun.IFF_TAP | pytun.IFF_NO_PI
@@ -112,7 +115,7 @@ def open_tap(name: str, *, persist: bool, exclusive: bool = True) -> Tap:
     try:
         fd = _create(name, flags)
     except OSError as error:
-        raise _explained(error, name, exclusive) from None
+        raise _explained(error, name, exclusive, os.geteuid() if uid is None else uid) from None
     try:
         tap = _prepared(fd)
         if persist:
@@ -235,7 +238,7 @@ def _offload(fd: int, *, wanted: bool) -> int:
     raise AssertionError("unreachable: the last set is empty and either accepted or raised")
 
 
-def _explained(error: OSError, name: str, exclusive: bool) -> Refused:
+def _explained(error: OSError, name: str, exclusive: bool, uid: int) -> Refused:
     """What failed in opening the node or in TUNSETIFF, as one line with its remedy."""
     code = error.errno
     if code == ENOENT:
@@ -243,7 +246,7 @@ def _explained(error: OSError, name: str, exclusive: bool) -> Refused:
     if code in (ENODEV, ENXIO):
         return Refused("the kernel has no TAP driver: run `modprobe tun` as root", 500)
     if code in (EPERM, EACCES):
-        return Refused(_open_remedy() or f"no right to make interface {name} here: {_right_remedy()}", 403)
+        return Refused(_open_remedy(uid) or f"no right to make interface {name} here: {_right_remedy()}", 403)
     if code == EBUSY and exclusive:
         return Refused(f"there is an interface {name} already: choose another name, or leave it out", 409)
     if code == EBUSY:
@@ -253,12 +256,12 @@ def _explained(error: OSError, name: str, exclusive: bool) -> Refused:
     return Refused(f"cannot make interface {name}: {error.strerror or error}", 500)
 
 
-def _open_remedy() -> str | None:
+def _open_remedy(uid: int) -> str | None:
     """How to let us open the node, if file mode or device cgroup forbid it; None if TUNSETIFF failed."""
     try:
         os.close(os.open(TUN_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        return f"uid {os.geteuid()} may not open {TUN_DEVICE} ({error.strerror}): {TUN_REMEDY}"
+        return f"uid {uid} may not open {TUN_DEVICE} ({error.strerror}): {TUN_REMEDY}"
     return None
 
 

@@ -2,6 +2,13 @@
 # struct virtio_net_hdr_v1 (virtio 1.2 section 5.1.6), which stands before each frame of a port that has one.
 from libc.stdint cimport uint8_t, uint16_t
 
+cdef extern from *:
+    """
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+    #error "vswitch reads offload headers as they stand in memory: it needs a little-endian machine"
+    #endif
+    """
+
 cdef enum:
     VNET_BYTES = 12
     VNET_NEEDS_CSUM = 1     # flags: the checksum at csum_start + csum_offset holds the pseudo header's sum only

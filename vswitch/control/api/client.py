@@ -25,6 +25,10 @@ API = 1  # the number in /v1, sent by the server with every answer
 ANSWER_TIMEOUT_S = 60.0  # a stop waits up to its own timeout on top of this
 LINE_LIMIT_BYTES = 64 * 1024  # of a header line or a chunk's size line: ours are far shorter
 HEADER_LIMIT = 64
+HOW_TO_BE_LET_IN = (
+    "use its owner's rights (sudo), have that switch started with `vswitch-run --socket-group` and a group of yours, "
+    "or start your own with `vswitch-run`"
+)
 UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~:")
 
 
@@ -138,7 +142,7 @@ class Client:
         if isinstance(problem, (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)):
             return NoSwitch(f"no switch is running at {self.path}: {how_to_start()}")
         if isinstance(problem, PermissionError):
-            return ClientError(f"no permission to use {self.path}{_who_may(self.path)}: {how_to_start()}")
+            return ClientError(f"no permission to use {self.path}{_who_may(self.path)}: {HOW_TO_BE_LET_IN}")
         return ClientError(f"cannot reach a switch at {self.path}: {problem.strerror or problem}")
 
     def _check(self, answer: Answer) -> None:
@@ -252,11 +256,11 @@ def _refusal(content: bytes, status: int) -> str:
 
 
 def _who_may(path: str) -> str:
-    """`: it belongs to …`, as far as it can be seen."""
+    """`, which is for user …`, as far as it can be seen."""
     try:
         info = os.stat(path)
     except OSError:
-        return ""
+        return ", which lies in a folder that is closed to you"
     owner = _name(pwd.getpwuid, info.st_uid)
     if info.st_mode & stat.S_IWGRP:
         return f", which is for user {owner} and group {_name(grp.getgrgid, info.st_gid)}"

@@ -21,10 +21,14 @@ from vswitch.model import (
     DropView,
     Event,
     FdbView,
+    FlowView,
+    Killed,
     LeaseView,
     NeighbourView,
     NetworkView,
+    PortMapping,
     Pruned,
+    PublishedView,
     Refused,
     StatsView,
 )
@@ -121,8 +125,32 @@ async def list_drops(call: Call) -> list[DropView]:
     return call.switch.drops(call.query.network, call.query.container)
 
 
+async def list_published(call: Call) -> list[PublishedView]:
+    return call.switch.published(call.query.network, call.query.container)
+
+
+async def publish_port(call: Call) -> list[PortMapping]:
+    return await call.switch.publish(call.names[0], call.body.publish)
+
+
+async def unpublish_port(call: Call) -> None:
+    await call.switch.unpublish(call.names[0], call.query.publish)
+
+
+async def list_flows(call: Call) -> list[FlowView]:
+    return await call.switch.flows(call.query)
+
+
+async def kill_flows(call: Call) -> Killed:
+    body = call.body
+    said = any(getattr(body, name) is not None for name in body.__struct_fields__ if name != "all")
+    if not said and not body.all:
+        raise Refused("no filter means every flow: say which, such as container or dport, or say all")
+    return await call.switch.kill_flows(body)
+
+
 async def follow_events(call: Call) -> AsyncIterator[Event]:
-    return call.switch.events.subscribe()
+    return call.switch.events.subscribe(flows=call.query.flows)
 
 
 async def start_capture(call: Call) -> AsyncIterator[CaptureView]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vswitch.model import ContainerSpec, NamespaceOrigin, Spec
+from vswitch.model import ContainerSpec, FlowFilter, NamespaceOrigin, Spec
 
 API = 1
 STOP_TIMEOUT_S = 10.0
@@ -64,6 +64,30 @@ class TableFilter(Spec):
 
     network: str | None = None
     container: str | None = None
+
+
+class EventQuery(Spec):
+    """`flows`: connections through the gateway too."""
+
+    flows: bool = False
+
+
+class NewPort(Spec):
+    """`publish` as for `-p`: [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|udp|tcp+udp], ranges too."""
+
+    publish: str
+
+
+class PortRemoval(Spec):
+    """`publish` as it was published; what it leaves out of the host's side matches anything."""
+
+    publish: str
+
+
+class FlowKill(FlowFilter):
+    """Which flows to end; `all` is needed where nothing else is said."""
+
+    all: bool = False
 
 
 class Removal(Spec):

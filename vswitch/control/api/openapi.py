@@ -7,9 +7,10 @@ It cannot be out of date.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any
 
 import msgspec
+import msgspec.structs
 
 from vswitch import __version__
 from vswitch.control.api.routes import JSON, JSON_LINES, ROUTES, Route
@@ -93,10 +94,9 @@ def _path_parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _query_parameters(route: Route) -> list[dict[str, Any]]:
-    hints = get_type_hints(route.query)
     return [
-        {"name": name, "in": "query", "required": False, "schema": _plain_schema(hint)}
-        for name, hint in hints.items()
+        {"name": field.name, "in": "query", "required": field.required, "schema": _plain_schema(field.type)}
+        for field in msgspec.structs.fields(route.query)
     ]
 
 

@@ -8,8 +8,9 @@ bug, a 500 with one line for the client and the traceback in our log. Nothing th
 exception that ends the server.
 
 A client that goes away cancels its handler: a stream ends at once, a change is undone by the switch
-(control/jobs.py). Changes are logged with who asked for them (SO_PEERCRED). Aiohttp's low-level server is
-used, not its Application: the route table is ours anyway, since the OpenAPI document is made from it.
+(control/jobs.py). At level debug, changes are logged with who asked for them (SO_PEERCRED). Aiohttp's
+low-level server is used, not its Application: the route table is ours anyway, since the OpenAPI document is
+made from it.
 """
 
 from __future__ import annotations
@@ -108,14 +109,14 @@ class ApiServer:
         try:
             response = _json(await route.handler(call), route.status)
         except Refused as refusal:
-            log.info("%s: refused: %s", what, refusal)
+            log.debug("%s: refused: %s", what, refusal)
             raise
         except asyncio.CancelledError:
-            log.info("%s: abandoned, the client has gone", what)
+            log.debug("%s: abandoned, the client has gone", what)
             raise
         finally:
             self._changes.discard(task)
-        log.info("%s", what)
+        log.debug("%s", what)
         return response
 
     async def _stream(self, request: web.BaseRequest, route: Route, call: Call) -> web.StreamResponse:
@@ -124,7 +125,7 @@ class ApiServer:
         A stream's handler checks everything, then returns its iterator.
         """
         if request.method != "GET":
-            log.info("%s %s by %s", request.method, request.path, _who(request))
+            log.debug("%s %s by %s", request.method, request.path, _who(request))
         pieces: AsyncIterator = await route.handler(call)
         response = web.StreamResponse(headers={**HEADERS, "Content-Type": route.media})
         response.enable_chunked_encoding()

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words that people bring along from `docker run`: taken where they ask for what happens anyway, else answered
+with what to do instead. A container here sees the host's files and has the terminal, so most of them have
+nothing to do. They are not listed by --help.
+
+    --rm              a container in the foreground goes when it ends; a detached one stays until `vswitch rm`
+    -i, -t            the program in the foreground has stdin and the terminal; a detached one has neither
+    -v, --mount       the host's files are there already
+    an image's name   there are none: the first word is a program
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from vswitch.cli.options import repeated
+from vswitch.cli.refusals import Failed
+
+NOT_FOUND = 127
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+IMAGE = re.compile(r"[a-z0-9][a-z0-9._-]*(:[0-9]+)?(/[a-z0-9._-]+)*(:[\w.-]+)?(@sha256:[0-9a-f]+)?")
+WITH_DETACH = {
+    "rm": "a detached container keeps its name and log until `vswitch rm`: leave out --rm",
+    "interactive": "a detached container has no stdin: leave out -i, and enter it by `vswitch exec`",
+    "tty": "a detached container has no terminal: leave out -t, and enter it by `vswitch exec`",
+}
+
+
+def docker_habits(function: Callable) -> Callable:
+    """The options above; what cannot be meant together with -d is refused."""
+
+    @functools.wraps(function)
+    def invoke(*arguments: Any, detached: bool, **words: Any) -> Any:
+        given = [name for name in WITH_DETACH if words.pop(name)]
+        if detached and given:
+            raise click.UsageError(WITH_DETACH[given[0]])
+        return function(*arguments, detached=detached, **words)
+
+    for names, line in (
+        (("--rm",), "Remove it when it ends, as happens anyway without -d."),
+        (("-i", "--interactive"), "Give it stdin, as happens anyway without -d."),
+        (("-t", "--tty"), "Give it the terminal, as happens anyway without -d."),
+    ):
+        invoke = click.option(*names, is_flag=True, hidden=True, help=line)(invoke)
+    no_mounts = {"callback": _refuse_mount, "expose_value": False, "hidden": True}
+    line = "Refused: the host's files are there already."
+    return repeated("-v", "--volume", "--mount", metavar="SRC:DST", help=line, **no_mounts)(invoke)
+
+
+def _refuse_mount(context: click.Context, option: click.Parameter, words: tuple[str, ...]) -> None:
+    if words:
+        raise click.UsageError(
+            f"nothing can be mounted ({words[0]}): a container sees the host's files at their own paths, leave it out",
+            context,
+        )
+
+
+def refuse_image(command: list[str], variables: dict[str, str], workdir: str) -> None:
+    """Failed (127) where the first word names no program here, but could name an image."""
+    name = command[0]
+    path = variables.get("PATH", os.environ.get("PATH", DEFAULT_PATH))
+    folders = [""] if "/" in name else path.split(":")
+    if IMAGE.fullmatch(name) and not any(os.path.lexists(os.path.join(workdir, f, name)) for f in folders):
+        ours = "a container runs programs of this machine, as in `vswitch run -- sh`"
+        raise Failed(f"{name}: not found, and there are no images: {ours}", NOT_FOUND)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`vswitch port …`: ports of containers that the host's network reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from vswitch.cli.options import as_json, client_command
+from vswitch.cli.output import emit_json, emit_table
+from vswitch.cli.tables import filters
+from vswitch.control.api.client import Client, segment
+
+
+@click.group("port")
+def port_command() -> None:
+    """List, add and remove published ports.
+
+    \b
+    PUBLISH is [[HOST_IP:]HOST_PORT:]CONTAINER_PORT[/tcp|udp|tcp+udp]:
+      8080:80  127.0.0.1:8080:80  [::1]:8080:80  53:53/udp  80 (a free port is chosen)
+      8000-8010:80-90 (each to its own)  8000-8010:80 (the first that is free)
+    """
+
+
+@client_command("ls")
+@filters
+@as_json
+def ls(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
+    """List published ports."""
+    rows = client.get("/v1/ports", network=network, container=container)
+    if as_json:
+        return emit_json(rows)
+    owners: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        owners.setdefault((row["container"], row["network"]), []).append(row)
+    lines = [(*owner, *text.split("->")) for owner, ports in owners.items() for text in compact(ports)]
+    emit_table(("CONTAINER", "NETWORK", "HOST", "CONTAINER PORT"), lines)
+    return None
+
+
+@client_command("add")
+@click.argument("container")
+@click.argument("publish", metavar="PUBLISH")
+def add(client: Client, container: str, publish: str) -> None:
+    """Publish more of a running container's ports; prints where."""
+    for text in compact(client.post(f"/v1/containers/{segment(container)}/ports", {"publish": publish})):
+        print(text)
+
+
+@client_command("rm")
+@click.argument("container")
+@click.argument("publish", metavar="PUBLISH")
+def rm(client: Client, container: str, publish: str) -> None:
+    """Publish it no more; what PUBLISH leaves out of the host's side matches anything."""
+    client.delete(f"/v1/containers/{segment(container)}/ports", publish=publish)
+
+
+def compact(ports: Iterable[dict[str, Any]]) -> list[str]:
+    """`127.0.0.1:8000-8010->80-90/tcp`: ports that follow each other as one range; `*` is every address."""
+    ranges: list[list[Any]] = []  # address, protocol, first host port, first container port, count
+    ordered = sorted(ports, key=lambda p: (p["host_ip"] or "", p["protocol"], p["host_port"], p["container_port"]))
+    for port in ordered:
+        before = ranges[-1] if ranges else None
+        kind = [port["host_ip"], port["protocol"]]
+        here = [port["host_port"], port["container_port"]]
+        if before and before[:2] == kind and [before[2] + before[4], before[3] + before[4]] == here:
+            before[4] += 1
+        else:
+            ranges.append([*kind, *here, 1])
+    return [_text(*words) for words in ranges]
+
+
+def _text(address: str | None, protocol: str, host: int, container: int, count: int) -> str:
+    shown = "*" if address is None else f"[{address}]" if ":" in address else address
+    return f"{shown}:{_ports(host, count)}->{_ports(container, count)}/{protocol}"
+
+
+def _ports(first: int, count: int) -> str:
+    return str(first) if count == 1 else f"{first}-{first + count - 1}"
+
+
+for _command in (ls, add, rm):
+    port_command.add_command(_command)

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+# What control says about the world outside the networks.
+from libc.stdint cimport uintptr_t
+
+from vswitch.datapath._poster cimport Poster
+
+cdef class Outside(Poster):
+    cdef uintptr_t own                  # addresses of tables that the dataplane uses: replaced, they are freed
+    cdef uintptr_t host_addresses

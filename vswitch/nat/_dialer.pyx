@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dialer: a second thread without the GIL that makes, connects and closes the host sockets of TCP flows.
+
+connect() does not wait for the peer, but it may be slow by itself: with 17,000 connections to one address the kernel was seen to look 1.2 ms for
+a free port. close() may be slow too. Neither may delay a frame, so the dataplane hands both over by a ring and hears by another.
+
+Requests wait in a queue per container, and the containers take turns: one that dials a thousand targets delays another's call by one connect.
+Answers name flow and generation; one for a flow that has ended meanwhile only has its socket closed.
+
+Without a thread (step(), tests) the same is done on the spot. So it is for a request that finds the ring full.
+"""
+from libc.errno cimport EINPROGRESS, errno
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+from posix.unistd cimport close, read, write
+
+from vswitch._fastpath cimport MAX_PORTS
+from vswitch.datapath._ring cimport ring_close, ring_commit, ring_open, ring_peek, ring_release, ring_reserve
+from vswitch.nat._connection cimport tcp_dialed
+from vswitch.nat._nat cimport WayOut
+from vswitch.nat._sockets cimport (
+    AF_INET, AF_INET6, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, IPPROTO_TCP, SO_BINDTODEVICE, SO_LINGER, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, TCP_NODELAY, bind, connect, is_mapped, linger, setsockopt, sockaddr, sockaddr_in, sockaddr_in6, socket,
+    socket_address,
+)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum: EFD_CLOEXEC
+    int eventfd(unsigned int count, int flags)
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
+
+cdef enum:
+    QUEUED = 16384          # requests that may wait here; as many again fit into the ring
+    NOBODY = 0xFFFFFFFF
+
+cdef struct Waiting:
+    Request request
+    uint32_t next
+
+cdef struct Queues:         # the dialer's own: one list of requests per container, and the containers that have one
+    Waiting *entries
+    uint32_t spare
+    uint32_t count
+    uint32_t first[MAX_PORTS + 1]
+    uint32_t last[MAX_PORTS + 1]
+    uint32_t next_port[MAX_PORTS + 1]   # round of those whose queue isn't empty
+    uint32_t first_port
+    uint32_t last_port
+
+
+cdef bint dialer_open(Switch *sw) noexcept nogil:
+    """Makes the rings; False when memory or descriptors are short."""
+    cdef bint fits = ring_open(&sw.nat.requests, 1 << 20)
+    fits = ring_open(&sw.nat.results, 1 << 19) and fits
+    sw.nat.dial_fd = eventfd(0, EFD_CLOEXEC)
+    sw.nat.dial_inline = 1
+    return fits and sw.nat.dial_fd >= 0
+
+
+cdef void dialer_close(Switch *sw) noexcept nogil:
+    ring_close(&sw.nat.requests)
+    ring_close(&sw.nat.results)
+    if sw.nat.dial_fd >= 0:
+        close(sw.nat.dial_fd)
+
+
+# ---- the dataplane's side
+
+
+cdef void dial(Switch *sw, Port *port, Flow *flow) noexcept nogil:
+    """Asks for a connection to the flow's target; tcp_dialed() hears of it."""
+    cdef Request request
+    cdef const WayOut *way = &sw.networks[flow.network].way_out
+    cdef Result result
+    memset(&request, 0, sizeof(Request))
+    request.kind, request.number, request.generation, request.port = DIAL, flow.number, flow.generation, port.index
+    request.l4_port = flow.outside_port
+    memcpy(request.address, flow.target, 16)
+    memcpy(request.device, way.device, 16)
+    if is_mapped(flow.target):
+        if way.has_source4:
+            request.source[10] = request.source[11] = 0xFF
+            memcpy(&request.source[12], way.source4, 4)
+    elif way.has_source6:
+        memcpy(request.source, way.source6, 16)
+    if sw.nat.dial_inline or not ask(sw, &request):
+        perform(&request, &result)
+        tcp_dialed(sw, result.number, result.generation, result.fd, result.error)
+        return
+    dialer_wake(sw)
+
+
+cdef void hang_up(Switch *sw, int32_t fd, bint hard) noexcept nogil:
+    """Closes a socket, `hard` with a reset to its peer; the dialer hears of it at the end of the turn."""
+    cdef Request request
+    cdef Result result
+    memset(&request, 0, sizeof(Request))
+    request.kind, request.fd, request.port = CLOSE_HARD if hard else CLOSE, fd, MAX_PORTS
+    if sw.nat.dial_inline or not ask(sw, &request):
+        perform(&request, &result)
+    else:
+        sw.nat.dial_wanted = 1
+
+
+cdef bint ask(Switch *sw, const Request *request) noexcept nogil:
+    cdef uint8_t *record = ring_reserve(&sw.nat.requests, sizeof(Request))
+    if record == NULL:
+        return False
+    memcpy(record, request, sizeof(Request))
+    ring_commit(&sw.nat.requests, sizeof(Request))
+    return True
+
+
+cdef void dialer_wake(Switch *sw) noexcept nogil:
+    """Tells the dialer that there is something to do."""
+    cdef uint64_t one = 1
+    sw.nat.dial_wanted = 0
+    write(sw.nat.dial_fd, &one, 8)
+
+
+cdef void take_results(Switch *sw) noexcept nogil:
+    """Hands the dialer's answers to their flows."""
+    cdef uint32_t length
+    cdef Result result
+    cdef const uint8_t *record
+    while True:
+        record = ring_peek(&sw.nat.results, &length)
+        if record == NULL:
+            return
+        memcpy(&result, record, sizeof(Result))
+        ring_release(&sw.nat.results, length)
+        tcp_dialed(sw, result.number, result.generation, result.fd, result.error)
+
+
+# ---- the dialer's side
+
+
+cdef void dialer_run(Switch *sw) noexcept nogil:
+    """The thread: asleep until there are requests, back when the switch stops."""
+    cdef Queues *queues = <Queues *>calloc(1, sizeof(Queues))
+    cdef uint64_t count
+    cdef Waiting *entry
+    if queues == NULL or not queues_open(queues):
+        free(queues)
+        return
+    while not sw.stop:
+        collect(sw, queues)
+        entry = next_waiting(queues)
+        if entry == NULL:
+            read(sw.nat.dial_fd, &count, 8)
+            continue
+        serve(sw, &entry.request)
+        entry.next = queues.spare
+        queues.spare = <uint32_t>(entry - queues.entries)
+        queues.count -= 1
+    free(queues.entries)
+    free(queues)
+
+
+cdef bint queues_open(Queues *queues) noexcept nogil:
+    cdef uint32_t i
+    queues.entries = <Waiting *>calloc(QUEUED, sizeof(Waiting))
+    if queues.entries == NULL:
+        return False
+    for i in range(QUEUED):
+        queues.entries[i].next = i + 1 if i + 1 < QUEUED else <uint32_t>NOBODY
+    for i in range(MAX_PORTS + 1):
+        queues.first[i] = NOBODY
+    queues.first_port = queues.last_port = NOBODY
+    return True
+
+
+cdef void collect(Switch *sw, Queues *queues) noexcept nogil:
+    """Sorts what is on the ring into the containers' queues, as far as there is room."""
+    cdef uint32_t length, number, port
+    cdef const uint8_t *record
+    while queues.spare != <uint32_t>NOBODY:
+        record = ring_peek(&sw.nat.requests, &length)
+        if record == NULL:
+            return
+        number = queues.spare
+        queues.spare = queues.entries[number].next
+        queues.count += 1
+        memcpy(&queues.entries[number].request, record, sizeof(Request))
+        ring_release(&sw.nat.requests, length)
+        queues.entries[number].next = NOBODY
+        port = queues.entries[number].request.port
+        if queues.first[port] == <uint32_t>NOBODY:
+            queues.first[port] = number
+            enlist(queues, port)
+        else:
+            queues.entries[queues.last[port]].next = number
+        queues.last[port] = number
+
+
+cdef void enlist(Queues *queues, uint32_t port) noexcept nogil:
+    """Puts a container at the end of the round."""
+    queues.next_port[port] = NOBODY
+    if queues.first_port == <uint32_t>NOBODY:
+        queues.first_port = port
+    else:
+        queues.next_port[queues.last_port] = port
+    queues.last_port = port
+
+
+cdef Waiting *next_waiting(Queues *queues) noexcept nogil:
+    """The first request of the container whose turn it is; NULL when nobody asks."""
+    cdef uint32_t port = queues.first_port
+    cdef Waiting *entry
+    if port == <uint32_t>NOBODY:
+        return NULL
+    queues.first_port = queues.next_port[port]
+    entry = &queues.entries[queues.first[port]]
+    queues.first[port] = entry.next
+    if entry.next != <uint32_t>NOBODY:
+        enlist(queues, port)
+    return entry
+
+
+cdef void serve(Switch *sw, const Request *request) noexcept nogil:
+    """Does what is asked and tells the dataplane what came of it."""
+    cdef Result result
+    cdef uint8_t *record
+    cdef uint64_t one = 1
+    perform(request, &result)
+    if request.kind != DIAL:
+        return
+    record = ring_reserve(&sw.nat.results, sizeof(Result))
+    while record == NULL and not sw.stop:
+        usleep(100)
+        record = ring_reserve(&sw.nat.results, sizeof(Result))
+    if record == NULL:
+        if result.fd >= 0:
+            close(result.fd)
+        return
+    memcpy(record, &result, sizeof(Result))
+    ring_commit(&sw.nat.results, sizeof(Result))
+    write(sw.wake_fd, &one, 8)
+
+
+cdef void perform(const Request *request, Result *result) noexcept nogil:
+    """One request, on the spot."""
+    cdef linger now
+    result.number, result.generation, result.fd, result.error = request.number, request.generation, -1, 0
+    if request.kind == DIAL:
+        connect_to(request, result)
+        return
+    if request.kind == CLOSE_HARD:
+        now.l_onoff, now.l_linger = 1, 0
+        setsockopt(request.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+    close(request.fd)
+
+
+cdef void connect_to(const Request *request, Result *result) noexcept nogil:
+    """A socket on its way to the target, from the network's own source address and device where it has any."""
+    cdef bint ipv6 = not is_mapped(request.address)
+    cdef sockaddr_in6 address
+    cdef uint32_t size
+    cdef int on = 1, fd = socket(AF_INET6 if ipv6 else AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if fd < 0:
+        result.error = errno
+        return
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
+    if request.device[0] and setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, request.device, 16) < 0:
+        result.error = errno
+    elif bound(request, fd) < 0:
+        result.error = errno
+    else:
+        size = socket_address(&address, request.address, request.l4_port)
+        if connect(fd, <const sockaddr *>&address, size) < 0:
+            result.error = errno
+    if result.error and result.error != EINPROGRESS:
+        close(fd)
+    else:
+        result.fd = fd
+
+
+cdef int bound(const Request *request, int fd) noexcept nogil:
+    """Binds to the source address, if there is one; the port is chosen when it connects, so that many targets share one."""
+    cdef uint8_t any_address[16]
+    cdef sockaddr_in6 address
+    cdef uint32_t size
+    cdef int on = 1
+    memset(any_address, 0, 16)
+    if memcmp(request.source, any_address, 16) == 0:
+        return 0
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on))
+    size = socket_address(&address, request.source, 0)
+    return bind(fd, <const sockaddr *>&address, size)
