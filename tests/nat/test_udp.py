@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -484,4 +485,17 @@ def test_without_segmentation_and_coalescing_everything_passes_one_by_one():
         _, client = server.recvfrom(10)
         server.sendmsg([DATA[:2500]], [(socket.IPPROTO_UDP, 103, struct.pack("H", 1200))], 0, client)
         assert [one.payload for one in answers(container)] == [DATA[:1200], DATA[1200:2400], DATA[2400:2500]]
+    way_out.close()
+
+
+def test_what_comes_unasked_takes_no_other_flow_s_place():
+    way_out = WayOut(max_flows=9)
+    container = way_out.container()
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(loopback()) for _ in range(9)]
+        sent(container, *(datagram(container, b"q", server.getsockname()[1]) for server in servers[:8]))
+        _, client = servers[0].recvfrom(10)
+        servers[8].sendto(b"from another port of a known address", client)
+        assert answers(container, 3) == []
+        assert container.drops == {"nat_full": 1} and len(way_out.flows()) == 8
     way_out.close()

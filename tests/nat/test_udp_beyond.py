@@ -243,3 +243,23 @@ def test_a_network_leaves_from_the_address_it_was_given():
             assert server.recvfrom(10)[1][0] == OTHER4
     finally:
         way_out.close()
+
+
+@in_own_namespace
+def test_what_the_host_can_not_get_rid_of_is_dropped_and_counted():
+    """A neighbour that never answers ARP, in whose queue the kernel keeps all that one socket may have under way."""
+    ip("link add one type veth peer name other")
+    sysctl("ipv4/neigh/one/unres_qlen_bytes", "100000000")
+    ip("addr add 198.51.100.2/24 dev one")
+    ip("link set one up")
+    ip("link set other up")
+    way_out = WayOut()
+    try:
+        host = way_out.container()
+        for number in range(400):
+            host.send(probe(host, b"x" * 1400, 9, False, to="198.51.100.77"))
+            if number % 50 == 49:
+                host.switch.step()
+        assert set(host.drops) == {"nat_busy"} and 0 < host.drops["nat_busy"] < 400
+    finally:
+        way_out.close()

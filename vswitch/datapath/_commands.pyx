@@ -114,6 +114,7 @@ cdef void add_port(Switch *sw, Port *port) noexcept nogil:
     cdef epoll_event event
     sw.ports[port.index] = port
     sw.port_count += 1
+    sw.nat.conntrack.taken += 1
     port.punt_at_ns = sw.now_ns
     if not join(sw.networks[port.network], port.index):
         give_up(sw, port, ENOMEM)
@@ -161,6 +162,7 @@ cdef void remove_port(Switch *sw, uint16_t index) noexcept nogil:
         fdb_resign(&sw.fdb, fdb_key(port.network, port.mac), index)
     sw.ports[index] = NULL
     sw.port_count -= 1
+    sw.nat.conntrack.taken -= 1
 
 
 cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:

@@ -315,7 +315,7 @@ class Datapath:
     async def add_listeners(
         self, group: ListenerGroup, *, network: int, port: int, address4: bytes | None, address6: bytes | None
     ) -> None:
-        """A group's sockets start to accept for the container on switch port `port`. LookupError if there is no room."""
+        """A group's sockets start to accept for the container on switch port `port`. LookupError without room."""
         first = self._free_listeners(group.count)
         self._listening[group] = first
         await self._post(
@@ -342,8 +342,7 @@ class Datapath:
 
     async def kill_flows(self, flows: list[tuple[int, int]]) -> int:
         """Ends flows by (number, generation); how many were asked for."""
-        for number, generation in flows:
-            await self._post(self.plane.post_flow_kill, number, generation)
+        await asyncio.gather(*(self._post(self.plane.post_flow_kill, *flow) for flow in flows))
         return len(flows)
 
     async def watch_flows(self, on: bool) -> None:

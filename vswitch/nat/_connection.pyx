@@ -18,7 +18,7 @@ from libc.string cimport memset
 
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport add_relaxed
-from vswitch.nat._conntrack cimport flow_add, flow_assure, flow_due, flow_loosen, flow_remove, may_hold
+from vswitch.nat._conntrack cimport flow_add, flow_assure, flow_due, flow_loosen, flow_remove, may_open
 from vswitch.nat._dialer cimport hang_up
 from vswitch.nat._emit cimport complain_errno
 from vswitch.nat._nat cimport POLL_FLOW
@@ -65,9 +65,9 @@ cdef Flow *new_flow(Switch *sw, Port *port, const uint8_t *inside, uint16_t insi
     cdef Flow *flow
     if port.share.half_open >= MAX_HALF_OPEN:
         make_room(sw, port)
-    if not may_hold(port.share.descriptors, sw.nat.conntrack.descriptors, sw.nat.conntrack.descriptor_limit):
+    if not may_open(&sw.nat.conntrack, &port.share):
         make_room(sw, port)
-        if not may_hold(port.share.descriptors, sw.nat.conntrack.descriptors, sw.nat.conntrack.descriptor_limit):
+        if not may_open(&sw.nat.conntrack, &port.share):
             return NULL
     flow = flow_add(&sw.nat.conntrack, &port.share, port.network, TCP, inside, inside_port, outside, outside_port)
     if flow == NULL:

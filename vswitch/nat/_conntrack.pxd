@@ -136,6 +136,7 @@ cdef struct Conntrack:
     uint32_t coarse_used
     uint32_t descriptors    # host sockets of all flows and mappings
     uint32_t descriptor_limit
+    uint32_t taken          # of the limit, by ports and listeners
     uint32_t first_run      # flows with work left over
     uint32_t last_run
     Timeouts timeouts
@@ -144,6 +145,7 @@ cdef bint conntrack_open(Conntrack *table, uint32_t capacity, uint32_t descripto
 cdef void conntrack_close(Conntrack *table) noexcept nogil
 cdef Flow *flow_find(const Conntrack *table, uint16_t network, uint8_t protocol, const uint8_t *inside, uint16_t inside_port, const uint8_t *outside, uint16_t outside_port) noexcept nogil
 cdef bint may_hold(uint32_t held, uint32_t used, uint32_t limit) noexcept nogil
+cdef bint may_open(const Conntrack *table, const Share *share) noexcept nogil
 cdef Flow *flow_add(Conntrack *table, Share *share, uint16_t network, uint8_t protocol, const uint8_t *inside, uint16_t inside_port, const uint8_t *outside, uint16_t outside_port) noexcept nogil
 cdef void flow_remove(Conntrack *table, Share *share, Flow *flow) noexcept nogil
 cdef void flow_assure(Conntrack *table, Share *share, Flow *flow) noexcept nogil

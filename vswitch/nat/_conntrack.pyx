@@ -96,6 +96,11 @@ cdef bint may_hold(uint32_t held, uint32_t used, uint32_t limit) noexcept nogil:
     return used < limit and held < MAX_HOLD * <uint64_t>(limit - used)
 
 
+cdef bint may_open(const Conntrack *table, const Share *share) noexcept nogil:
+    """Whether a container may have another host socket."""
+    return may_hold(share.descriptors, table.descriptors + table.taken, table.descriptor_limit)
+
+
 cdef Flow *flow_add(Conntrack *table, Share *share, uint16_t network, uint8_t protocol, const uint8_t *inside, uint16_t inside_port,
                     const uint8_t *outside, uint16_t outside_port) noexcept nogil:
     """A new, unassured flow of a tuple that has none yet; NULL when the table or the container's share of it is full."""

@@ -89,7 +89,7 @@ cdef void emit(Switch *sw, Port *port, const Outgoing *out) noexcept nogil:
     cdef uint32_t mtu = sw.networks[port.network].mtu
     cdef uint32_t l4_header = (out.l4[12] >> 4) * 4 if out.protocol == TCP else 8
     cdef bint gso = out.gso_size and out.l4_bytes > l4_header + out.gso_size
-    if out.l4_bytes + (0 if out.ipv6 else header) > 0xFFFF:
+    if port.gone or out.l4_bytes + (0 if out.ipv6 else header) > 0xFFFF:
         return
     if out.protocol != TCP and gso and header + 8 + out.gso_size > mtu:
         emit_datagrams(sw, port, out)

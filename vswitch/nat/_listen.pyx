@@ -61,6 +61,7 @@ cdef void listen_add(Switch *sw, uint32_t first, const Listener *listeners, uint
         generation = listener.generation + 1
         listener[0] = listeners[i]
         listener.generation = generation
+        sw.nat.conntrack.taken += 1
         if listener.protocol != TCP:
             udp_listen(sw, first + i)
         poll_listener(sw, first + i)
@@ -115,6 +116,7 @@ cdef void listen_remove(Switch *sw, uint32_t first, uint32_t count) noexcept nog
         else:
             epoll_ctl(sw.poller, EPOLL_CTL_DEL, listener.fd, NULL)
         listener.fd, listener.port, listener.stalled = 0, NO_PORT, 0
+        sw.nat.conntrack.taken -= 1
 
 
 cdef void listen_forget(Switch *sw, uint16_t port) noexcept nogil:

@@ -19,7 +19,7 @@ from vswitch._fastpath cimport EVENT_NO_PING, Event
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport ring_commit, ring_reserve
 from vswitch.nat._conntrack cimport (
-    FLOW_IN, FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_due, flow_find, flow_remove, may_hold,
+    FLOW_IN, FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_due, flow_find, flow_remove, may_open,
 )
 from vswitch.nat._datagrams cimport is_loopback, open_echo, open_udp
 from vswitch.nat._emit cimport complain_errno, complain_packet
@@ -161,7 +161,7 @@ cdef Mapping *open_mapping(Switch *sw, Port *port, const Packet *packet, const F
     cdef Mapping *mapping
     cdef uint32_t number
     drop[0] = <int>Drop.NAT_DESCRIPTORS
-    if not may_open(sw, port, flow) or (udp.spare == 0 and udp.untouched == udp.capacity):
+    if not make_way(sw, port, flow) or (udp.spare == 0 and udp.untouched == udp.capacity):
         short_of(sw, port, packet)
         return NULL
     number = udp.spare - 1 if udp.spare else udp.untouched
@@ -176,14 +176,14 @@ cdef Mapping *open_mapping(Switch *sw, Port *port, const Packet *packet, const F
     return mapping
 
 
-cdef bint may_open(Switch *sw, Port *port, const Flow *flow) noexcept nogil:
+cdef bint make_way(Switch *sw, Port *port, const Flow *flow) noexcept nogil:
     """Whether the container may have another descriptor, after its oldest unassured flow (but `flow`) gave way if need be."""
     cdef Conntrack *table = &sw.nat.conntrack
-    if may_hold(port.share.descriptors, table.descriptors, table.descriptor_limit):
+    if may_open(table, &port.share):
         return True
     if port.share.oldest and port.share.oldest != flow.number + 1:
         end_flow(sw, port, &table.flows[port.share.oldest - 1])
-    return may_hold(port.share.descriptors, table.descriptors, table.descriptor_limit)
+    return may_open(table, &port.share)
 
 
 cdef bint open_socket(Switch *sw, Port *port, const Packet *packet, const Flow *flow, uint32_t number, Mapping *mapping,

@@ -13,6 +13,8 @@ and port, and the one that is taken is recorded (`Client.port`). A client looks 
 that the container had opened itself to the very address and port of a client gives way: whoever writes to the published
 port is to be answered from it.
 
+All of a port's clients share its socket, so the container's TTL, DSCP and DF are not handed on to them.
+
 Floods of forged clients cost the published container's own share of flows, of which the oldest unanswered one gives way to
 the next.
 """

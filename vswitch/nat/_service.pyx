@@ -93,6 +93,8 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
     if not flow.used or flow.generation != generation or flow.fd < 0 or flow.protocol != TCP:
         return
     port = sw.ports[flow.port]
+    if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI):
+        flow.tcp.marks |= HUNG_UP
     if flow.tcp.state == CONNECTING:
         if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
             getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &size)
@@ -101,8 +103,6 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
             else:
                 connected(sw, port, flow)
         return
-    if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI):
-        flow.tcp.marks |= HUNG_UP
     if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
         flow.tcp.marks &= ~DRAINED
     if events & EPOLLOUT and flow.tcp.marks & FULL:
