@@ -224,7 +224,7 @@ cdef void tcp_abort(Switch *sw, Port *port, Flow *flow, bint reset_host) noexcep
     """Ends a connection that failed: the container gets a reset, and with `reset_host` the host's peer too."""
     if flow.tcp.state != TIME_WAIT and sw.ports[flow.port] == port and not port.gone:
         if flow.tcp.state == CONNECTING:
-            flow.tcp.snd_nxt = 0
+            flow.tcp.snd_max = 0
         send_reset(sw, port, flow)
     tcp_end(sw, port, flow, reset_host)
 

@@ -104,6 +104,7 @@ cdef struct Share:          # what one container holds of that which all share; 
     uint32_t chunks         # of the pool
     uint32_t pumped         # work done for its TCP flows in this turn of the dataplane
     uint64_t pumped_turn
+    uint64_t dialer_until_ns    # a connect() of its was slow: until then the dialer makes them
 
 cdef struct Timeouts:       # seconds
     uint32_t tcp_opening

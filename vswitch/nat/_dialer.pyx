@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dialer: a second thread without the GIL that makes, connects and closes the host sockets of TCP flows.
+"""Host sockets of TCP flows: made, connected and closed, on the spot or by the dialer, a second thread without the GIL.
 
-connect() does not wait for the peer, but it may be slow by itself: with 17,000 connections to one address the kernel was seen to look 1.2 ms for
-a free port. close() may be slow too. Neither may delay a frame, so the dataplane hands both over by a ring and hears by another.
+connect() does not wait for the peer, and mostly takes some ten microseconds; waking another thread and being woken by it takes five times as
+long where a halted virtual processor must be started. But it may be slow by itself: with 17,000 connections to one address the kernel was seen to
+look 1.2 ms for a free port. So it is done on the spot and timed; a container whose connect() took longer than SLOW_NS has the next ones made by the
+dialer for DIALER_FOR_NS. Thus one container costs the others one slow call per second at most, and each call is on its port's account.
+
+An orderly close() is quick and done on the spot. One with a reset may have megabytes to throw away, and is the dialer's.
 
 Requests wait in a queue per container, and the containers take turns: one that dials a thousand targets delays another's call by one connect.
 Answers name flow and generation; one for a flow that has ended meanwhile only has its socket closed.
@@ -12,6 +16,7 @@ Without a thread (step(), tests) the same is done on the spot. So it is for a re
 from libc.errno cimport EINPROGRESS, errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
 from vswitch._fastpath cimport MAX_PORTS
@@ -32,6 +37,9 @@ cdef extern from "<unistd.h>" nogil:
     int usleep(unsigned int us)
 
 cdef enum:
+    SLOW_NS = 200000        # a connect() that took this long delays others
+    DIALER_FOR_NS = 1000000000
+    DIAL_COST = 131072      # of a connect() on the spot, as TURN_COST counts: six of them are a port's turn
     QUEUED = 16384          # requests that may wait here; as many again fit into the ring
     NOBODY = 0xFFFFFFFF
 
@@ -73,7 +81,6 @@ cdef void dial(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     """Asks for a connection to the flow's target; tcp_dialed() hears of it."""
     cdef Request request
     cdef const WayOut *way = &sw.networks[flow.network].way_out
-    cdef Result result
     memset(&request, 0, sizeof(Request))
     request.kind, request.number, request.generation, request.port = DIAL, flow.number, flow.generation, port.index
     request.l4_port = flow.outside_port
@@ -85,20 +92,36 @@ cdef void dial(Switch *sw, Port *port, Flow *flow) noexcept nogil:
             memcpy(&request.source[12], way.source4, 4)
     elif way.has_source6:
         memcpy(request.source, way.source6, 16)
-    if sw.nat.dial_inline or not ask(sw, &request):
-        perform(&request, &result)
-        tcp_dialed(sw, result.number, result.generation, result.fd, result.error)
-        return
-    dialer_wake(sw)
+    if sw.nat.dial_inline or sw.now_ns >= port.share.dialer_until_ns or not ask(sw, &request):
+        dial_now(sw, port, &request)
+    else:
+        dialer_wake(sw)
+
+
+cdef void dial_now(Switch *sw, Port *port, const Request *request) noexcept nogil:
+    """Connects on the spot, on the port's account; being slow is remembered."""
+    cdef Result result
+    cdef uint64_t before = clock_ns()
+    perform(request, &result)
+    if clock_ns() - before > SLOW_NS:
+        port.share.dialer_until_ns = sw.now_ns + DIALER_FOR_NS
+    port.credit -= DIAL_COST
+    tcp_dialed(sw, result.number, result.generation, result.fd, result.error)
+
+
+cdef uint64_t clock_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return <uint64_t>now.tv_sec * 1000000000 + now.tv_nsec
 
 
 cdef void hang_up(Switch *sw, int32_t fd, bint hard) noexcept nogil:
-    """Closes a socket, `hard` with a reset to its peer; the dialer hears of it at the end of the turn."""
+    """Closes a socket, on the spot; `hard` with a reset to its peer, of which the dialer hears at the end of the turn."""
     cdef Request request
     cdef Result result
     memset(&request, 0, sizeof(Request))
     request.kind, request.fd, request.port = CLOSE_HARD if hard else CLOSE, fd, MAX_PORTS
-    if sw.nat.dial_inline or not ask(sw, &request):
+    if not hard or sw.nat.dial_inline or not ask(sw, &request):
         perform(&request, &result)
     else:
         sw.nat.dial_wanted = 1

@@ -118,7 +118,7 @@ cdef void send_syn(Switch *sw, Port *port, Flow *flow, bint acknowledges) noexce
 cdef void send_reset(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     """Ends the container's side of a connection at once; where it has no sequence number of ours yet, as the answer to its SYN."""
     cdef uint8_t *tcp = sw.nat.tx + EMIT_ROOM
-    fill(flow, tcp, flow.tcp.snd_nxt, TCP_RST | TCP_ACK, 20)
+    fill(flow, tcp, flow.tcp.snd_max, TCP_RST | TCP_ACK, 20)
     deliver(sw, port, flow, tcp, 20, 0)
 
 

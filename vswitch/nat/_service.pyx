@@ -111,15 +111,14 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
             return
         if grant(sw, flow, True):
             flow.tcp.marks |= ACK_NOW
-    if events & EPOLLERR and broken(flow):
-        pump(sw, port, flow, FRAMES)
+    if events & EPOLLERR and (pump(sw, port, flow, FRAMES) < 0 or broken(flow)):
         tcp_abort(sw, port, flow, False)
         return
     serve(sw, port, flow)
 
 
 cdef bint broken(const Flow *flow) noexcept nogil:
-    """Whether the host's connection was reset or timed out."""
+    """Whether the host's connection was reset or timed out. Only after a read: asking takes the error away, and the stream then seems to end."""
     cdef int error = 0
     cdef unsigned int size = sizeof(error)
     getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &size)
@@ -201,6 +200,8 @@ cdef void repeat_data(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     if pump(sw, port, flow, 1) < 0:
         tcp_abort(sw, port, flow, False)
         return
+    if flow.tcp.snd_nxt == flow.tcp.snd_una:
+        flow_run(&sw.nat.conntrack, flow)
     arm(sw, flow, True)
 
 

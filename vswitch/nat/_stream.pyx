@@ -167,6 +167,8 @@ cdef bint grant(Switch *sw, Flow *flow, bint anew) noexcept nogil:
     cdef uint32_t left = flow.tcp.rcv_edge - flow.tcp.rcv_nxt, room = 0, most = <uint32_t>65535 << flow.tcp.own_scale
     if <int32_t>left < 0:
         left = 0
+    if flow.tcp.marks & FIN_IN:     # nothing more comes; and a socket that is shut counts as writable, so that asking it for room never ends
+        return False
     if flow.tcp.first_held != <uint32_t>NO_CHUNK or (not anew and left > flow.tcp.granted // 2):
         return False
     if getsockopt(flow.fd, SOL_SOCKET, SO_MEMINFO, info, &size) == 0 and info[3] > info[5]:
@@ -201,7 +203,9 @@ cdef int pump(Switch *sw, Port *port, Flow *flow, int frames) noexcept nogil:
     if port.share.pumped_turn != sw.turns:
         port.share.pumped_turn = sw.turns
         port.share.pumped = 0
-    while not flow.tcp.marks & (DRAINED | FIN_OUT) and flow.tcp.state == ESTABLISHED:
+    while not flow.tcp.marks & DRAINED and flow.tcp.state == ESTABLISHED:
+        if flow.tcp.marks & FIN_OUT and flow.tcp.snd_nxt == flow.tcp.snd_max:
+            return 0
         under_way = flow.tcp.snd_nxt - flow.tcp.snd_una
         if under_way >= flow.tcp.snd_window:
             return 0
@@ -338,10 +342,10 @@ cdef void resend(Switch *sw, Port *port, Flow *flow) noexcept nogil:
 
 
 cdef void rewind(Flow *flow) noexcept nogil:
-    """Whatever is not acknowledged is to be sent again, the end of the stream included."""
+    """Whatever is not acknowledged is to be sent again, the end of the stream included (it keeps FIN_OUT: its number is given away)."""
     flow.tcp.snd_nxt = flow.tcp.snd_una
     flow.tcp.timed_ns = 0
-    flow.tcp.marks = flow.tcp.marks & ~(DRAINED | FIN_OUT) | AIM
+    flow.tcp.marks = flow.tcp.marks & ~DRAINED | AIM
 
 
 cdef void let_go_of_acknowledged(Switch *sw, Port *port, Flow *flow, bint all) noexcept nogil:

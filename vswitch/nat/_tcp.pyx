@@ -184,6 +184,8 @@ cdef int segment(Switch *sw, Port *port, Flow *flow, const Packet *packet) noexc
     cdef uint8_t flags = tcp[13]
     cdef int verdict
     if flow.tcp.state == SYN_RECEIVED and flags & TCP_SYN and seq == flow.tcp.irs:
+        if flags & (TCP_ACK | TCP_RST) == TCP_ACK and read32(tcp + 8) == flow.tcp.snd_max:
+            return opened_at_once(sw, port, flow)
         send_syn(sw, port, flow, True)
         return 0
     if not acceptable_seq(flow, seq, bytes + (1 if flags & TCP_FIN else 0)):
@@ -215,6 +217,14 @@ cdef int segment(Switch *sw, Port *port, Flow *flow, const Packet *packet) noexc
             flow.tcp.rcv_nxt += 1
             finish_sending(sw, flow)
     touch(sw, flow)
+    return 0
+
+
+cdef int opened_at_once(Switch *sw, Port *port, Flow *flow) noexcept nogil:
+    """Both sides opened (RFC 9293 figure 8): the container's SYN-ACK acknowledges our SYN, and may be all it ever says about that."""
+    flow.tcp.snd_una = flow.tcp.snd_max
+    establish(sw, port, flow)
+    challenge(sw, flow)
     return 0
 
 
@@ -297,7 +307,7 @@ cdef void duplicate(Switch *sw, Port *port, Flow *flow) noexcept nogil:
 
 cdef void progress(Switch *sw, Port *port, Flow *flow, uint32_t ack) noexcept nogil:
     """New bytes are acknowledged."""
-    flow.in_bytes += ack - flow.tcp.snd_una
+    flow.in_bytes += ack - flow.tcp.snd_una - (1 if flow.tcp.marks & FIN_OUT and ack == flow.tcp.snd_max else 0)
     flow.tcp.snd_una = ack
     flow.tcp.duplicates = flow.tcp.backoff = 0
     if before(flow.tcp.snd_nxt, ack):
