@@ -251,6 +251,19 @@ def test_sending_to_a_host_that_has_gone_is_a_reset(net):
     net.nothing_is_left()
 
 
+def test_what_is_sent_after_the_host_was_found_gone_dies_and_is_counted(net):
+    peer, host = net.connected()
+    host.close()
+    peer.expect("FA")
+    peer.put("PA", b"the first to find out")
+    peer.put("PA", b"too late")
+    net.step()
+    assert peer.host.drops == {"nat_host_gone": 1}
+    while peer.next().flags != "RA":
+        pass
+    net.nothing_is_left()
+
+
 # ---- by somebody else
 
 
