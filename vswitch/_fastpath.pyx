@@ -94,6 +94,20 @@ cdef extern from * nogil:
     """
     void fence "vs_fence"(uint8_t *start, size_t used, size_t room)     # sanitize builds: nothing may touch what is behind `used`
 
+cdef extern from * nogil:
+    """
+    #include <malloc.h>
+    /* Big tables come from the kernel as pages that are zero and not there until they are used. Left to itself glibc takes freed
+       memory for the next one, and clears all of it. */
+    static inline void vs_lazy_tables(void)
+    {
+    #ifdef __GLIBC__
+        mallopt(M_MMAP_THRESHOLD, 1 << 18);
+    #endif
+    }
+    """
+    void lazy_tables "vs_lazy_tables"()
+
 cdef enum:
     EVENTS = 64             # ready ports taken from epoll at once
     INJECTED = 256          # frames of control's sent per turn: the others' turn comes soon
@@ -122,9 +136,11 @@ cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
 cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint32_t flow_capacity,
                          uint32_t descriptors, uint64_t seed) noexcept:
     """A switch without networks or ports; NULL when memory or descriptors are short."""
-    cdef Switch *sw = <Switch *>calloc(1, sizeof(Switch))
+    cdef Switch *sw
     cdef epoll_event event
     cdef bint fits
+    lazy_tables()
+    sw = <Switch *>calloc(1, sizeof(Switch))
     if sw == NULL:
         return NULL
     sw.poller = epoll_create1(EPOLL_CLOEXEC)
