@@ -97,14 +97,11 @@ cdef extern from * nogil:
 cdef extern from * nogil:
     """
     #include <malloc.h>
-    /* Big tables come from the kernel as pages that are zero and not there until they are used. Left to itself glibc takes freed
-       memory for the next one, and clears all of it. */
-    static inline void vs_lazy_tables(void)
-    {
-    #ifdef __GLIBC__
-        mallopt(M_MMAP_THRESHOLD, 1 << 18);
+    #ifdef __GLIBC__        /* big tables come as pages that are zero and not there until used, not as freed memory to be cleared */
+    #define vs_lazy_tables() mallopt(M_MMAP_THRESHOLD, 1 << 18)
+    #else
+    #define vs_lazy_tables() ((void)0)
     #endif
-    }
     """
     void lazy_tables "vs_lazy_tables"()
 
@@ -136,13 +133,12 @@ cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
 cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint32_t flow_capacity,
                          uint32_t descriptors, uint64_t seed) noexcept:
     """A switch without networks or ports; NULL when memory or descriptors are short."""
-    cdef Switch *sw
+    cdef Switch *sw = <Switch *>calloc(1, sizeof(Switch))
     cdef epoll_event event
     cdef bint fits
-    lazy_tables()
-    sw = <Switch *>calloc(1, sizeof(Switch))
     if sw == NULL:
         return NULL
+    lazy_tables()
     sw.poller = epoll_create1(EPOLL_CLOEXEC)
     sw.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
     sw.notify_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)

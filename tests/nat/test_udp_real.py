@@ -81,9 +81,9 @@ def test_iperf3_sends_datagrams_at_a_steady_rate_without_loss(far, reverse):
         server = way_out.far("iperf3", "-s", "-1", "--forceflush")
         while "listening" not in server.stdout.readline():
             pass
-        client = ("iperf3", "-u", "-J", "-t", "2", "-b", "200M", "-l", "1400", "-c", far)
+        client = ("iperf3", "-u", "-J", "-t", "2", "-b", "20M", "-l", "1400", "-c", far)
         said = json.loads(way_out.host.run(*client, *reverse, timeout=20).stdout)
         server.wait(10)
         server.stdout.close()
         assert said["end"]["sum"]["lost_percent"] < 2, said["end"]["sum"]
-        assert said["end"]["sum"]["packets"] > 30_000
+        assert said["end"]["sum"]["packets"] > 3_000

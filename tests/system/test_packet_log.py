@@ -68,7 +68,7 @@ def test_a_capture_holds_every_crossing_with_names_directions_and_right_checksum
         == ""
     )
     assert int(tshark(path, "-Y", "tcp.len > 10000", "-T", "fields", "-e", "frame.number").count("\n")) > 10
-    assert "no_route" in tshark(path, "-Y", "frame.comment", "-T", "fields", "-e", "frame.comment")
+    assert "nat_unreachable" in tshark(path, "-Y", "frame.comment", "-T", "fields", "-e", "frame.comment")
 
 
 def test_a_capture_of_one_network_shows_nothing_of_another_and_its_snaplen_cuts(switch: LivingSwitch, tmp_path):
