@@ -5,7 +5,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vswitch.arp._neighbours cimport Neighbours
 from vswitch.bridge._fdb cimport Fdb
 from vswitch.datapath._drops cimport Drop
-from vswitch.datapath._ring cimport Ring
+from vswitch.datapath._ring cimport Ring, add_relaxed
 from vswitch.nat._conntrack cimport Share
 from vswitch.nat._nat cimport Nat, WayOut
 from vswitch.observe._session cimport Session
@@ -230,6 +230,11 @@ cdef struct Switch:
     uint8_t *rx             # VNET_BYTES before a frame of FRAME_BYTES
     uint8_t *scratch        # finished copies
     uint8_t *reply          # answers and segments
+
+cdef inline void count_drops(Switch *sw, Port *port, Drop reason, uint32_t frames) noexcept nogil:
+    """The end of `frames`, at the port that sent them or was to have them, and so in its network."""
+    add_relaxed(&port.counters.drops[<int>reason], frames)
+    add_relaxed(&sw.networks[port.network].drops[<int>reason], frames)
 
 cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t neighbour_capacity, uint32_t flow_capacity, uint32_t descriptors, uint64_t seed) noexcept
 cdef void switch_close(Switch *sw) noexcept

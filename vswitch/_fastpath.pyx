@@ -48,6 +48,7 @@ from vswitch.nat._translate cimport (
 )
 from vswitch.observe._record cimport capture
 from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT
+from vswitch.wire._bytes cimport read16
 from vswitch.wire._checksum cimport finish_checksum
 from vswitch.wire._segment cimport Segmenter, segment_next, segment_open
 from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM, VnetHeader
@@ -121,10 +122,6 @@ cdef enum:
     MIN_TCP_SEGMENT = 8     # smallest TCP gso_size the kernel makes (TCP_MIN_GSO_SIZE)
     MAX_TCP_SEGMENTS = 2048 # of one super-frame, 2 ms of work to cut: reached only with segments of less than 32 bytes
     MAX_UDP_SEGMENTS = 128  # UDP_MAX_SEGMENTS
-
-
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
 
 
 # ---- the loop
@@ -393,8 +390,7 @@ cdef void receive(Switch *sw, Port *port, Frame *frame) noexcept nogil:
 
 cdef void drop(Switch *sw, Port *port, Frame *frame, Drop reason) noexcept nogil:
     """The end of a frame at its ingress."""
-    add_relaxed(&port.counters.drops[<int>reason], 1)
-    add_relaxed(&sw.networks[port.network].drops[<int>reason], 1)
+    count_drops(sw, port, reason, 1)
     if port.captured_by:
         capture(sw, port, frame, DIRECTION_IN, reason)
 
@@ -780,8 +776,7 @@ cdef void sent(Switch *sw, Port *port, Frame *frame, Drop reason) noexcept nogil
         add_relaxed(&port.counters.tx_segments, frame.segments)
         add_relaxed(&port.counters.tx_wire_bytes, frame.wire_bytes)
     else:
-        add_relaxed(&port.counters.drops[<int>reason], 1)
-        add_relaxed(&sw.networks[port.network].drops[<int>reason], 1)
+        count_drops(sw, port, reason, 1)
     if port.captured_by:
         capture(sw, port, frame, DIRECTION_OUT, reason)
 

@@ -433,3 +433,18 @@ def fill(net: Net, connection: socket.socket, data: bytes) -> int:
         while sent < len(data):
             sent += connection.send(data[sent : sent + 65536])
     return sent
+
+
+def stuff(net: Net, peer: Peer, data: bytes) -> bytes:
+    """Sends `data` over and over until nothing more is taken, repeating what was not; what was taken altogether."""
+    taken = b""
+    while (room := ahead(peer.edge, peer.snd_nxt)) > 0 and len(taken) < 1 << 26:
+        start = peer.snd_nxt
+        part = (data + data)[len(taken) % len(data) :][: min(room, 60_000)]
+        peer.send("PA", part, seq=start)
+        while peer.inbox:
+            peer.snd_nxt = peer.inbox.popleft().ack
+        if peer.snd_nxt == start:
+            break
+        taken += part[: ahead(peer.snd_nxt, start)]
+    return taken

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from tcp_peer import ahead, drained, ending, fill, reset, wrapped
+from tcp_peer import ahead, drained, ending, fill, reset, stuff, wrapped
 
 ESTABLISHED, TIME_WAIT = 4, 5
 STATES = ["open", "container closed", "host closed", "both closed, ours not acknowledged"]
@@ -277,8 +277,24 @@ def test_an_idle_connection_is_reset_on_both_sides(net):
     net.nothing_is_left()
 
 
-def test_a_half_closed_connection_is_reset_after_four_minutes_of_silence(net):
+def test_a_half_closed_connection_may_be_silent_as_long_as_an_open_one(net):
     peer, _host = brought_to(net, "host closed")
+    net.step(after_s=7439)
+    peer.hears_nothing()
+    net.step(after_s=3)
+    peer.expect("RA")
+    net.nothing_is_left()
+
+
+def test_a_host_that_never_reads_a_closed_connections_last_bytes_has_four_minutes(net):
+    peer, host = net.connected(receive_bytes=4096)
+    stuff(net, peer, bytes(60_000))
+    peer.send("FA")
+    host.shutdown(socket.SHUT_WR)
+    while "F" not in peer.next().flags:
+        pass
+    peer.rcv_nxt = wrapped(peer.rcv_nxt + 1)
+    peer.send("A")
     net.step(after_s=239)
     peer.hears_nothing()
     net.step(after_s=3)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from tcp_peer import Peer, ahead, drained, ending, fill, wrapped
+from tcp_peer import ahead, drained, ending, fill, stuff, wrapped
 
 DATA = bytes(number * 7 % 251 for number in range(1 << 20))
 EDGE_OF_NUMBERS = pytest.mark.parametrize("iss", [0xFFFFFFF0, 0x7FFFFFF0], ids=["wraps", "changes sign"])
@@ -102,24 +102,9 @@ def test_an_acknowledgement_of_what_was_never_sent_is_challenged(net):
     peer.expect("A", payload=b"x")
 
 
-def stuff(net, peer: Peer) -> bytes:
-    """Sends until nothing more is taken, as a container that sends again what was not; what was taken altogether."""
-    taken = b""
-    while (room := ahead(peer.edge, peer.snd_nxt)) > 0 and len(taken) < 1 << 26:
-        start = peer.snd_nxt
-        part = (DATA + DATA)[len(taken) % len(DATA) :][: min(room, 60_000)]
-        peer.send("PA", part, seq=start)
-        while peer.inbox:
-            peer.snd_nxt = peer.inbox.popleft().ack
-        if peer.snd_nxt == start:
-            break
-        taken += part[: ahead(peer.snd_nxt, start)]
-    return taken
-
-
 def test_a_host_that_does_not_read_closes_the_window_and_no_byte_is_lost(net):
     peer, host = net.connected(receive_bytes=4096)
-    taken = stuff(net, peer)
+    taken = stuff(net, peer, DATA)
     assert len(taken) > 50_000
     assert drained(net, host, len(taken)) == taken
     net.step()
@@ -131,7 +116,7 @@ def test_a_host_that_does_not_read_closes_the_window_and_no_byte_is_lost(net):
 
 def test_a_container_that_closes_before_the_host_has_read_loses_nothing(net):
     peer, host = net.connected(receive_bytes=4096)
-    taken = stuff(net, peer)
+    taken = stuff(net, peer, DATA)
     peer.send("FA")
     peer.expect("A", ack=peer.snd_nxt)
     assert drained(net, host, len(taken)) == taken
@@ -240,6 +225,23 @@ def test_unacknowledged_data_is_sent_again_with_backoff_and_then_given_up(net):
     peer.expect("RA")
     assert ending(net, host) is ConnectionResetError
     net.nothing_is_left()
+
+
+def test_who_closed_his_window_upon_data_is_asked_as_long_as_he_answers(net):
+    peer, host = net.connected()
+    host.send(b"patience")
+    first = peer.expect("A", payload=b"patience")
+    for _ in range(20):
+        net.step(after_s=61)
+        assert first.payload.startswith(peer.expect("A", seq=first.seq).payload)
+        peer.send("A", ack=first.seq, window=0)
+    peer.send("A", ack=first.seq, window=5000)
+    peer.rcv_nxt = first.seq
+    peer.inbox.clear()
+    net.step(after_s=1.1)
+    assert peer.read(8) == b"patience"
+    peer.send("A")
+    assert net.totals() == (1, 1)
 
 
 def test_the_time_until_data_is_sent_again_follows_the_round_trip(net):

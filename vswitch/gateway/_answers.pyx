@@ -19,6 +19,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find, neighbour_find4
 from vswitch.datapath._drops cimport Drop
+from vswitch.wire._bytes cimport read16, read32, store16, write16, write32
 from vswitch.wire._checksum cimport complement, pseudo_sum, replaced, sum_bytes
 
 cdef enum:
@@ -32,28 +33,6 @@ cdef enum:
     UDP = 17
     FRAGMENT = 44
     ICMPV6 = 58
-
-
-cdef inline uint16_t read16(const uint8_t *p) noexcept nogil:
-    return <uint16_t>(p[0] << 8 | p[1])
-
-
-cdef inline uint32_t read32(const uint8_t *p) noexcept nogil:
-    return <uint32_t>read16(p) << 16 | read16(p + 2)
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
-
-
-cdef inline void write32(uint8_t *p, uint32_t value) noexcept nogil:
-    write16(p, value >> 16)
-    write16(p + 2, value)
-
-
-cdef inline void store16(uint8_t *p, uint16_t checksum) noexcept nogil:
-    memcpy(p, &checksum, 2)
 
 
 cdef inline bint foreign(const Query *query, const Neighbour *owner) noexcept nogil:

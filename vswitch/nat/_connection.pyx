@@ -9,37 +9,33 @@ A flow holds a descriptor's share from new_flow() on, before there is a socket, 
 counts as half open until it is established or gone.
 
 The end: over() when both directions are closed and acknowledged; tcp_abort() when something failed, with a reset for the container;
-tcp_end() for everything else. The socket goes to the dialer to be closed, with a reset for the host's peer where the container aborted.
+tcp_end() for everything else. The socket is closed, with a reset for the host's peer where the container aborted.
 """
 from libc.errno cimport EAGAIN, ECONNREFUSED, EMFILE, ENFILE, ENOBUFS, ENOMEM, ETIMEDOUT
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from vswitch._fastpath cimport count_drops
 from vswitch.datapath._drops cimport Drop
-from vswitch.datapath._ring cimport add_relaxed
-from vswitch.nat._conntrack cimport flow_add, flow_assure, flow_due, flow_loosen, flow_remove, may_open
+from vswitch.nat._conntrack cimport flow_assure, flow_due, flow_loosen, flow_remove
 from vswitch.nat._dialer cimport hang_up
 from vswitch.nat._emit cimport complain_errno
 from vswitch.nat._nat cimport POLL_FLOW
 from vswitch.nat._report cimport report_closed, report_opened
 from vswitch.nat._segments cimport TCP_SYN, send_reset, send_syn
 from vswitch.nat._service cimport arm, touch
+from vswitch.nat._shares cimport claim_descriptor, claim_flow, claim_half_open, return_descriptor, return_half_open
 from vswitch.nat._sockets cimport EPOLL_CTL_ADD, FLOW_EVENTS, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl, epoll_event, poll_key, setsockopt
-from vswitch.nat._stream cimport MAX_CHUNKS, Chunk, TcpPool, free_chunks, grant, let_go_of_acknowledged
+from vswitch.nat._stream cimport MAX_CHUNKS, Chunk, TcpPool, free_chunks, grant, let_go_of_acknowledged, pool_of
 from vswitch.nat._tcp cimport (
-    CONNECTING, ESTABLISHED, FIN_ACKED, FIRST_CLOSER, HALF_OPEN, MAX_HALF_OPEN, NO_CHUNK, PEEKED, RETRANSMITS, SHUT, SYN_RECEIVED, SYN_SENT,
-    TIME_WAIT,
+    CONNECTING, ESTABLISHED, FIN_ACKED, FIRST_CLOSER, HALF_OPEN, NO_CHUNK, PEEKED, RETRANSMITS, SHUT, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
 )
-from vswitch.nat._translate cimport end_flow
+from vswitch.wire._bytes cimport write16, write32
 
 cdef enum:
     TCP = 6
     FIRST_RTO_US = 1000000  # RFC 6298 section 2.1
-
-
-cdef inline TcpPool *pool_of(Switch *sw) noexcept nogil:
-    return <TcpPool *>sw.nat.tcp
 
 
 cdef bint tcp_open(Switch *sw) noexcept nogil:
@@ -62,29 +58,21 @@ cdef void tcp_close(Switch *sw) noexcept nogil:
 
 cdef Flow *new_flow(Switch *sw, Port *port, const uint8_t *inside, uint16_t inside_port, const uint8_t *outside, uint16_t outside_port) noexcept nogil:
     """A half-open connection on the container's account; NULL when it has all it may have."""
-    cdef Flow *flow
-    if port.share.half_open >= MAX_HALF_OPEN:
-        make_room(sw, port)
-    if not may_open(&sw.nat.conntrack, &port.share):
-        make_room(sw, port)
-        if not may_open(&sw.nat.conntrack, &port.share):
-            return NULL
-    flow = flow_add(&sw.nat.conntrack, &port.share, port.network, TCP, inside, inside_port, outside, outside_port)
-    if flow == NULL:
-        make_room(sw, port)
-        flow = flow_add(&sw.nat.conntrack, &port.share, port.network, TCP, inside, inside_port, outside, outside_port)
+    cdef Flow *flow = NULL
+    if not claim_half_open(sw, port):
+        return NULL
+    if claim_descriptor(sw, port, NULL):
+        flow = claim_flow(sw, port, TCP, inside, inside_port, outside, outside_port)
         if flow == NULL:
-            return NULL
-    flow.port = port.index
-    flow.opened_ns = flow.seen_ns = sw.now_ns
+            return_descriptor(sw, port)
+    if flow == NULL:
+        return_half_open(port)
+        return NULL
     flow.tcp.marks = HALF_OPEN
     flow.tcp.first_held = flow.tcp.first_kept = NO_CHUNK
     flow.tcp.rto_us = FIRST_RTO_US
     flow.tcp.snd_una = flow.tcp.snd_nxt = flow.tcp.snd_max = flow.tcp.consumed = next_random(sw)
     flow.tcp.granted = 65535
-    port.share.half_open += 1
-    port.share.descriptors += 1
-    sw.nat.conntrack.descriptors += 1
     return flow
 
 
@@ -95,12 +83,6 @@ cdef uint32_t next_random(Switch *sw) noexcept nogil:
     z = (sw.nat.random ^ (sw.nat.random >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
     z = (z ^ (z >> 27)) * <uint64_t>0x94D049BB133111EB
     return <uint32_t>(z >> 32 ^ z)
-
-
-cdef void make_room(Switch *sw, Port *port) noexcept nogil:
-    """Early drop: the container's oldest flow that is not, or no longer, seen in both directions gives way."""
-    if port.share.oldest:
-        end_flow(sw, port, &sw.nat.conntrack.flows[port.share.oldest - 1])
 
 
 cdef void tcp_dialed(Switch *sw, uint32_t number, uint32_t generation, int32_t fd, int32_t error) noexcept nogil:
@@ -131,15 +113,15 @@ cdef bint watch(Switch *sw, Flow *flow) noexcept nogil:
 cdef void connected(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     """The host's side stands: now the container may have its SYN-ACK."""
     flow.tcp.state = SYN_RECEIVED
-    can_peek(sw, flow)
+    start_peeking(sw, flow)
     grant(sw, flow, True)
     send_syn(sw, port, flow, True)
     flow.tcp.snd_nxt = flow.tcp.snd_max = flow.tcp.snd_una + 1
     arm(sw, flow, True)
 
 
-cdef void can_peek(Switch *sw, Flow *flow) noexcept nogil:
-    """Whether the socket's data can stay in it until the container has it."""
+cdef void start_peeking(Switch *sw, Flow *flow) noexcept nogil:
+    """Lets the socket's data stay in it until the container has it, where the kernel can do that."""
     cdef int offset = 0
     cdef bint works = sw.nat.peek6 if flow.ipv6 else sw.nat.peek4
     if works and setsockopt(flow.fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) == 0:
@@ -150,12 +132,11 @@ cdef void refused(Switch *sw, Port *port, Flow *flow, int error) noexcept nogil:
     """The host can't connect: the container hears what a router or the peer would have told it; of a timeout it hears nothing."""
     cdef uint8_t syn[20]
     if error == EMFILE or error == ENFILE or error == ENOBUFS or error == ENOMEM or error == EAGAIN:
-        count(sw, port, Drop.NAT_DESCRIPTORS)
+        count_drops(sw, port, Drop.NAT_DESCRIPTORS, 1)
     memset(syn, 0, 20)
-    syn[0], syn[1] = <uint8_t>(flow.inside_port >> 8), <uint8_t>flow.inside_port
-    syn[2], syn[3] = <uint8_t>(flow.outside_port >> 8), <uint8_t>flow.outside_port
-    syn[4], syn[5] = <uint8_t>(flow.tcp.irs >> 24), <uint8_t>(flow.tcp.irs >> 16)
-    syn[6], syn[7] = <uint8_t>(flow.tcp.irs >> 8), <uint8_t>flow.tcp.irs
+    write16(syn, flow.inside_port)
+    write16(syn + 2, flow.outside_port)
+    write32(syn + 4, flow.tcp.irs)
     syn[12], syn[13] = 0x50, TCP_SYN
     if error == ETIMEDOUT:
         tcp_end(sw, port, flow, False)
@@ -163,11 +144,6 @@ cdef void refused(Switch *sw, Port *port, Flow *flow, int error) noexcept nogil:
         tcp_end(sw, port, flow, False)
     else:
         tcp_abort(sw, port, flow, False)
-
-
-cdef void count(Switch *sw, Port *port, Drop reason) noexcept nogil:
-    add_relaxed(&port.counters.drops[<int>reason], 1)
-    add_relaxed(&sw.networks[port.network].drops[<int>reason], 1)
 
 
 cdef void tcp_accepted(Switch *sw, Port *port, Flow *flow, int32_t fd) noexcept nogil:
@@ -178,7 +154,7 @@ cdef void tcp_accepted(Switch *sw, Port *port, Flow *flow, int32_t fd) noexcept 
     if not watch(sw, flow):
         tcp_end(sw, port, flow, True)
         return
-    can_peek(sw, flow)
+    start_peeking(sw, flow)
     flow.tcp.rcv_edge = flow.tcp.rcv_nxt + 65535
     send_syn(sw, port, flow, False)
     flow.tcp.snd_nxt = flow.tcp.snd_max = flow.tcp.snd_una + 1
@@ -203,7 +179,7 @@ cdef void opened(Port *port, Flow *flow) noexcept nogil:
     """No longer half open, whether it came to be or not."""
     if flow.tcp.marks & HALF_OPEN:
         flow.tcp.marks &= ~HALF_OPEN
-        port.share.half_open -= 1
+        return_half_open(port)
 
 
 cdef bint over(Switch *sw, Port *port, Flow *flow) noexcept nogil:
@@ -245,5 +221,4 @@ cdef void drop_socket(Switch *sw, Port *port, Flow *flow, bint reset_host) noexc
         hang_up(sw, flow.fd, reset_host)
         flow.fd = -1
     free_chunks(sw, port, flow)
-    port.share.descriptors -= 1
-    sw.nat.conntrack.descriptors -= 1
+    return_descriptor(sw, port)

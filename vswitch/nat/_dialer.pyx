@@ -50,7 +50,6 @@ cdef struct Waiting:
 cdef struct Queues:         # the dialer's own: one list of requests per container, and the containers that have one
     Waiting *entries
     uint32_t spare
-    uint32_t count
     uint32_t first[MAX_PORTS + 1]
     uint32_t last[MAX_PORTS + 1]
     uint32_t next_port[MAX_PORTS + 1]   # round of those whose queue isn't empty
@@ -68,6 +67,15 @@ cdef bint dialer_open(Switch *sw) noexcept nogil:
 
 
 cdef void dialer_close(Switch *sw) noexcept nogil:
+    """The dialer's thread has ended, and every flow: what it was still to close is closed here."""
+    cdef uint32_t length
+    cdef Request request
+    cdef const uint8_t *record = ring_peek(&sw.nat.requests, &length)
+    while record != NULL:
+        memcpy(&request, record, sizeof(Request))
+        ring_release(&sw.nat.requests, length)
+        close_asked(&request)
+        record = ring_peek(&sw.nat.requests, &length)
     ring_close(&sw.nat.requests)
     ring_close(&sw.nat.results)
     if sw.nat.dial_fd >= 0:
@@ -177,7 +185,10 @@ cdef void dialer_run(Switch *sw) noexcept nogil:
         serve(sw, &entry.request)
         entry.next = queues.spare
         queues.spare = <uint32_t>(entry - queues.entries)
-        queues.count -= 1
+    entry = next_waiting(queues)
+    while entry != NULL:
+        close_asked(&entry.request)
+        entry = next_waiting(queues)
     free(queues.entries)
     free(queues)
 
@@ -205,7 +216,6 @@ cdef void collect(Switch *sw, Queues *queues) noexcept nogil:
             return
         number = queues.spare
         queues.spare = queues.entries[number].next
-        queues.count += 1
         memcpy(&queues.entries[number].request, record, sizeof(Request))
         ring_release(&sw.nat.requests, length)
         queues.entries[number].next = NOBODY
@@ -274,6 +284,13 @@ cdef void perform(const Request *request, Result *result) noexcept nogil:
         now.l_onoff, now.l_linger = 1, 0
         setsockopt(request.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
     close(request.fd)
+
+
+cdef void close_asked(const Request *request) noexcept nogil:
+    """One request, where nobody waits for connections any more."""
+    cdef Result result
+    if request.kind != DIAL:
+        perform(request, &result)
 
 
 cdef void connect_to(const Request *request, Result *result) noexcept nogil:

@@ -11,12 +11,12 @@ The TTL of a reply is handed on less one, so that the container sees as far into
 from libc.stdint cimport uint16_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from vswitch.datapath._drops cimport Drop
 from vswitch.nat._conntrack cimport flow_assure
 from vswitch.nat._emit cimport emit
 from vswitch.nat._mappings cimport flow_of_peer
 from vswitch.nat._nat cimport Outgoing
 from vswitch.nat._udp cimport send_out, udp_of
+from vswitch.wire._bytes cimport read16, write16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
 
 cdef enum:
@@ -25,22 +25,11 @@ cdef enum:
     UNTOLD_TTL = 64         # of a reply whose TTL the kernel didn't tell
 
 
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
-
-
 cdef int echo_out(Switch *sw, Port *port, Flow *flow, const Sending *how, const Packet *packet) noexcept nogil:
     """An echo request; why it died, 0 if it didn't."""
     cdef const Mapping *mapping = &udp_of(sw).mappings[flow.mapping]
     cdef uint8_t *message = udp_of(sw).message
     cdef uint16_t checksum = 0
-    if packet.l4[0] != (128 if packet.ipv6 else 8) or packet.l4[1] != 0:
-        return <int>Drop.ICMP_MALFORMED
     if not mapping.raw:
         return send_out(sw, port, flow, how, packet.l4, packet.l4_bytes, 0)
     memcpy(message, packet.l4, packet.l4_bytes)

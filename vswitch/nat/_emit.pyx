@@ -30,6 +30,7 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport MAX_PORTS, Frame, Network, transmit
 from vswitch.nat._nat cimport EMIT_ROOM
 from vswitch.nat._udp cimport Allowance, Udp
+from vswitch.wire._bytes cimport read16, store16, write16, write32
 from vswitch.wire._checksum cimport complement, fold, pseudo_sum, sum_bytes
 from vswitch.wire._vnet cimport GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM, VnetHeader
 
@@ -45,24 +46,6 @@ cdef enum:
     QUOTED6 = 1232          # and in an ICMPv6 error: 1280 altogether (RFC 4443 section 2.4)
     NO_OPTIONS4 = 20
     NO_OPTIONS6 = 40
-
-
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
-
-
-cdef inline void write32(uint8_t *p, uint32_t value) noexcept nogil:
-    write16(p, value >> 16)
-    write16(p + 2, value)
-
-
-cdef inline void store16(uint8_t *p, uint16_t checksum) noexcept nogil:
-    memcpy(p, &checksum, 2)
 
 
 cdef inline Voice *voice_of(Switch *sw) noexcept nogil:

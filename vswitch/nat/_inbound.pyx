@@ -13,7 +13,7 @@ both.
 from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
-from vswitch._fastpath cimport COPY_COST
+from vswitch._fastpath cimport COPY_COST, count_drops
 from vswitch.datapath._drops cimport Drop
 from vswitch.nat._conntrack cimport FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_assure, flow_find
 from vswitch.nat._datagrams cimport INBOX_MESSAGES, inbox_read, inbox_receive, is_loopback, next_error
@@ -23,17 +23,13 @@ from vswitch.nat._mappings cimport flow_of_peer, start_flow
 from vswitch.nat._nat cimport EMIT_ROOM, Outgoing
 from vswitch.nat._published cimport flow_of_client
 from vswitch.nat._sockets cimport SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
-from vswitch.nat._udp cimport ERROR_BYTES, ERRORS_AT_ONCE, FILTER_WALK, count_loss, udp_of
+from vswitch.nat._udp cimport ERROR_BYTES, ERRORS_AT_ONCE, FILTER_WALK, udp_of
+from vswitch.wire._bytes cimport write16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
 
 cdef enum:
     UDP = 17
     UDP_TTL = 64
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
 
 
 cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
@@ -85,11 +81,11 @@ cdef Flow *let_in(Switch *sw, Port *port, Mapping *mapping, const Arrival *arriv
         known = True
     flow = flow_find(table, mapping.network, UDP, mapping.inside, mapping.inside_port, outside, arrival.peer_port)
     if not known or flow != NULL:
-        count_loss(sw, port, Drop.NAT_FILTERED, 1)
+        count_drops(sw, port, Drop.NAT_FILTERED, 1)
         return NULL
     flow = flow_add(table, &port.share, mapping.network, UDP, mapping.inside, mapping.inside_port, outside, arrival.peer_port)
     if flow == NULL:
-        count_loss(sw, port, Drop.NAT_FULL, 1)
+        count_drops(sw, port, Drop.NAT_FULL, 1)
         return NULL
     flow.port, flow.ipv6 = port.index, mapping.ipv6
     flow.opened_ns = flow.seen_ns = sw.now_ns

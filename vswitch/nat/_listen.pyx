@@ -15,13 +15,13 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from vswitch._fastpath cimport Port
+from vswitch._fastpath cimport Port, count_drops
 from vswitch.arp._neighbours cimport Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
-from vswitch.datapath._ring cimport add_relaxed
 from vswitch.nat._connection cimport new_flow, tcp_accepted, tcp_end
 from vswitch.nat._conntrack cimport FLOW_IN, Flow, flow_find
 from vswitch.nat._dialer cimport hang_up
+from vswitch.nat._emit cimport gateway_address
 from vswitch.nat._nat cimport MAX_LISTENERS, NO_PORT, POLL_LISTENER
 from vswitch.nat._sockets cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLLIN, IPPROTO_TCP, SOCK_CLOEXEC, SOCK_NONBLOCK, TCP_NODELAY, accept4, epoll_ctl, epoll_event,
@@ -170,7 +170,7 @@ cdef void accepted(Switch *sw, const Listener *listener, int fd, const sockaddr_
             flow = new_flow(sw, port, inside, listener.inside_port, outside, l4_port)
     if flow == NULL:
         if port != NULL:
-            add_relaxed(&port.counters.drops[<int>Drop.NAT_FULL], 1)
+            count_drops(sw, port, Drop.NAT_FULL, 1)
         hang_up(sw, fd, True)
         return
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on))
@@ -180,30 +180,19 @@ cdef void accepted(Switch *sw, const Listener *listener, int fd, const sockaddr_
     tcp_accepted(sw, port, flow, fd)
 
 
-cdef bint ends_of(const Switch *sw, const Listener *listener, const uint8_t *client, uint8_t *inside, uint8_t *outside) noexcept nogil:
+cdef bint ends_of(Switch *sw, const Listener *listener, const uint8_t *client, uint8_t *inside, uint8_t *outside) noexcept nogil:
     """The container's address that a client is to reach, and the one it appears with; False when there is none."""
     cdef bint four = is_mapped(client)
-    cdef const Network *network = sw.networks[listener.network]
     cdef bint as_gateway = shown_as_gateway(sw, client)
-    if network == NULL or not (listener.has4 or listener.has6):
+    if sw.networks[listener.network] == NULL or not (listener.has4 or listener.has6):
         return False
     if not (listener.has4 if four else listener.has6):
         four = not four
         as_gateway = True
-    if four:
-        memcpy(inside, listener.inside4, 16)
-    else:
-        memcpy(inside, listener.inside6, 16)
-    if not as_gateway:
-        memcpy(outside, client, 16)
-    elif four:
-        memset(outside, 0, 10)
-        outside[10] = outside[11] = 0xFF
-        memcpy(outside + 12, network.gateway4, 4)
-        return network.gateway4[0] != 0
-    else:
-        memcpy(outside, network.gateway6, 16)
-        return network.gateway6[0] != 0
+    memcpy(inside, &listener.inside4[0] if four else &listener.inside6[0], 16)
+    if as_gateway:
+        return gateway_address(sw, listener.network, not four, outside)
+    memcpy(outside, client, 16)
     return True
 
 

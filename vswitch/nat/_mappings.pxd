@@ -10,7 +10,6 @@ from vswitch.nat._udp cimport Mapping, Udp
 cdef bint mappings_open(Udp *udp, uint32_t capacity) noexcept nogil
 cdef void mappings_close(Udp *udp) noexcept nogil
 cdef Flow *open_flow(Switch *sw, Port *port, const Packet *packet, int *drop) noexcept nogil
-cdef Flow *add_flow(Switch *sw, Port *port, uint8_t protocol, const uint8_t *inside, uint16_t inside_port, const uint8_t *outside, uint16_t outside_port) noexcept nogil
 cdef void start_flow(Switch *sw, Flow *flow, uint8_t direction, const uint8_t *target, const uint8_t *mac, uint32_t *first) noexcept nogil
 cdef Flow *flow_of_peer(Switch *sw, Mapping *mapping, const uint8_t *address, uint16_t port) noexcept nogil
 cdef void unlink_flow(Switch *sw, Port *port, Flow *flow) noexcept nogil

@@ -6,7 +6,7 @@ _udp.pyx). Entries never move; `generation` counts their uses. Buckets are hashe
 choose what is hashed.
 
 Room: MAX_MAPPINGS, and a host descriptor each, of which a container gets its share (_conntrack.pyx). A container that wants
-more loses its oldest unassured flow, once; if that didn't free what is wanted, the datagram is dropped and answered by
+more loses its oldest unassured flows (_shares.pyx); where that doesn't help, the datagram is dropped and answered by
 'host unreachable', which is what RFC 6888 REQ-8 asks of a translator that is short of something.
 """
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPERM, EACCES, errno
@@ -18,15 +18,13 @@ from posix.unistd cimport close
 from vswitch._fastpath cimport EVENT_NO_PING, Event
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport ring_commit, ring_reserve
-from vswitch.nat._conntrack cimport (
-    FLOW_IN, FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_due, flow_find, flow_remove, may_open,
-)
+from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, NO_FLOW, flow_due, flow_find, flow_remove
 from vswitch.nat._datagrams cimport is_loopback, open_echo, open_udp
 from vswitch.nat._emit cimport complain_errno, complain_packet
 from vswitch.nat._nat cimport POLL_MAPPING
 from vswitch.nat._report cimport report_opened
+from vswitch.nat._shares cimport claim_descriptor, claim_flow, return_descriptor
 from vswitch.nat._sockets cimport EPOLL_CTL_ADD, EPOLLIN, epoll_ctl, epoll_event, poll_key
-from vswitch.nat._translate cimport end_flow
 from vswitch.nat._udp cimport MAX_MAPPINGS, udp_of
 
 cdef enum:
@@ -61,7 +59,7 @@ cdef void mappings_close(Udp *udp) noexcept nogil:
 
 cdef Flow *open_flow(Switch *sw, Port *port, const Packet *packet, int *drop) noexcept nogil:
     """The flow of a packet that has none yet, on a new mapping if need be; NULL and the reason when there can't be one."""
-    cdef Flow *flow = add_flow(sw, port, packet.protocol, packet.inside, packet.sport, packet.outside, packet.dport)
+    cdef Flow *flow = claim_flow(sw, port, packet.protocol, packet.inside, packet.sport, packet.outside, packet.dport)
     cdef Mapping *mapping
     if flow == NULL:
         short_of(sw, port, packet)
@@ -83,20 +81,6 @@ cdef Flow *open_flow(Switch *sw, Port *port, const Packet *packet, int *drop) no
         mapping.aliased = 1
         memcpy(mapping.alias, packet.outside, 16)
     start_flow(sw, flow, FLOW_OUT, packet.target, packet.mac, &mapping.first)
-    return flow
-
-
-cdef Flow *add_flow(Switch *sw, Port *port, uint8_t protocol, const uint8_t *inside, uint16_t inside_port, const uint8_t *outside,
-                    uint16_t outside_port) noexcept nogil:
-    """A new entry on the container's account, in place of its oldest unassured one if need be; NULL when that doesn't help."""
-    cdef Conntrack *table = &sw.nat.conntrack
-    cdef Flow *flow = flow_add(table, &port.share, port.network, protocol, inside, inside_port, outside, outside_port)
-    if flow == NULL and port.share.oldest:
-        end_flow(sw, port, &table.flows[port.share.oldest - 1])
-        flow = flow_add(table, &port.share, port.network, protocol, inside, inside_port, outside, outside_port)
-    if flow != NULL:
-        flow.port = port.index
-        flow.opened_ns = flow.seen_ns = sw.now_ns
     return flow
 
 
@@ -161,12 +145,17 @@ cdef Mapping *open_mapping(Switch *sw, Port *port, const Packet *packet, const F
     cdef Mapping *mapping
     cdef uint32_t number
     drop[0] = <int>Drop.NAT_DESCRIPTORS
-    if not make_way(sw, port, flow) or (udp.spare == 0 and udp.untouched == udp.capacity):
+    if not claim_descriptor(sw, port, flow):
         short_of(sw, port, packet)
+        return NULL
+    if udp.spare == 0 and udp.untouched == udp.capacity:
+        short_of(sw, port, packet)
+        return_descriptor(sw, port)
         return NULL
     number = udp.spare - 1 if udp.spare else udp.untouched
     mapping = &udp.mappings[number]
     if not open_socket(sw, port, packet, flow, number, mapping, drop):
+        return_descriptor(sw, port)
         return NULL
     if udp.spare:
         udp.spare = mapping.next
@@ -174,16 +163,6 @@ cdef Mapping *open_mapping(Switch *sw, Port *port, const Packet *packet, const F
         udp.untouched += 1
     enter(sw, port, packet, mapping, number)
     return mapping
-
-
-cdef bint make_way(Switch *sw, Port *port, const Flow *flow) noexcept nogil:
-    """Whether the container may have another descriptor, after its oldest unassured flow (but `flow`) gave way if need be."""
-    cdef Conntrack *table = &sw.nat.conntrack
-    if may_open(table, &port.share):
-        return True
-    if port.share.oldest and port.share.oldest != flow.number + 1:
-        end_flow(sw, port, &table.flows[port.share.oldest - 1])
-    return may_open(table, &port.share)
 
 
 cdef bint open_socket(Switch *sw, Port *port, const Packet *packet, const Flow *flow, uint32_t number, Mapping *mapping,
@@ -251,8 +230,6 @@ cdef void enter(Switch *sw, Port *port, const Packet *packet, Mapping *mapping, 
     mapping.first = mapping.recent = NO_FLOW
     mapping.next = bucket[0]
     bucket[0] = number + 1
-    port.share.descriptors += 1
-    sw.nat.conntrack.descriptors += 1
 
 
 cdef void close_mapping(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
@@ -267,8 +244,7 @@ cdef void close_mapping(Switch *sw, Port *port, Mapping *mapping) noexcept nogil
     mapping.used = 0
     mapping.next = udp.spare
     udp.spare = number
-    port.share.descriptors -= 1
-    sw.nat.conntrack.descriptors -= 1
+    return_descriptor(sw, port)
 
 
 # ---- flows of a mapping

@@ -3,11 +3,9 @@
 
 A flow of direction FLOW_IN stands for each client; its `mapping` is the listener's number, its `target` the client's
 address. The container's answers find it by their tuple and leave through the listener's socket, from the very address of
-the host's that the client wrote to (IP_PKTINFO). The listener may be one dual-stack socket; a client of a family in which
-the container has no address is not served.
+the host's that the client wrote to (IP_PKTINFO). The listener may be one dual-stack socket.
 
-Clients on the host itself (its loopback or any of its addresses) appear as the gateway, since the container could not
-answer to theirs. Several of them may then want the same tuple, and so may one client that uses two published ports of the
+Whom the container could not answer to by itself (ends_of() in _listen.pyx says who that is) appears as the gateway. Several of them may then want the same tuple, and so may one client that uses two published ports of the
 same container port: the client's own port is tried first, then up to CLIENT_PORTS - 1 others that follow from its address
 and port, and the one that is taken is recorded (`Client.port`). A client looks the same as long as its flow lives. A flow
 that the container had opened itself to the very address and port of a client gives way: whoever writes to the published
@@ -21,16 +19,18 @@ the next.
 from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from vswitch._fastpath cimport COPY_COST, Port
+from vswitch._fastpath cimport COPY_COST, Port, count_drops
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
 from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_find
-from vswitch.nat._datagrams cimport INBOX_MESSAGES, address_to, inbox_read, inbox_receive, is_loopback
-from vswitch.nat._emit cimport gateway_address
+from vswitch.nat._datagrams cimport INBOX_MESSAGES, address_to, inbox_read, inbox_receive
 from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, RECEIVE_COST, deliver
-from vswitch.nat._mappings cimport add_flow, start_flow
+from vswitch.nat._listen cimport ends_of
+from vswitch.nat._mappings cimport start_flow
 from vswitch.nat._nat cimport EMIT_ROOM
-from vswitch.nat._udp cimport CLIENT_PORTS, Client, count_loss, udp_end, udp_of
+from vswitch.nat._shares cimport claim_flow
+from vswitch.nat._sockets cimport is_mapped
+from vswitch.nat._udp cimport CLIENT_PORTS, Client, udp_end, udp_of
 
 cdef enum:
     UDP = 17
@@ -61,16 +61,12 @@ cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil:
 
 cdef Flow *flow_of_client(Switch *sw, Listener *listener, const Arrival *arrival, bint may_open) noexcept nogil:
     """The flow of the client arrival.peer, a new one if it has none yet and `may_open`; NULL when it can't have one."""
-    cdef const uint8_t *inside = &listener.inside6[0] if arrival.ipv6 else &listener.inside4[0]
+    cdef uint8_t inside[16]
     cdef uint8_t outside[16]
     cdef uint16_t port, chosen = 0
     cdef Flow *flow
     cdef int i
-    if not (listener.has6 if arrival.ipv6 else listener.has4):
-        return lost(sw, listener, Drop.NO_ROUTE)
-    if not is_host(sw, arrival.peer):
-        memcpy(outside, arrival.peer, 16)
-    elif not gateway_address(sw, listener.network, arrival.ipv6, outside):
+    if not ends_of(sw, listener, arrival.peer, inside, outside):
         return lost(sw, listener, Drop.NO_ROUTE)
     for i in range(CLIENT_PORTS):
         port = arrival.peer_port if i == 0 else other_port(arrival, i)
@@ -85,17 +81,6 @@ cdef Flow *flow_of_client(Switch *sw, Listener *listener, const Arrival *arrival
     if not may_open:
         return NULL
     return open_client(sw, listener, arrival, inside, outside, chosen)
-
-
-cdef bint is_host(const Switch *sw, const uint8_t *address) noexcept nogil:
-    """Whether it is one of the host's own addresses."""
-    cdef uint32_t i
-    if is_loopback(address):
-        return True
-    for i in range(sw.nat.host_address_count):
-        if memcmp(sw.nat.host_addresses + i * 16, address, 16) == 0:
-            return True
-    return False
 
 
 cdef uint16_t other_port(const Arrival *arrival, uint32_t attempt) noexcept nogil:
@@ -119,7 +104,7 @@ cdef bint is_of(Switch *sw, const Flow *flow, const Listener *listener, const Ar
 cdef Flow *lost(Switch *sw, const Listener *listener, Drop reason) noexcept nogil:
     """A client's datagram that reaches nobody is counted at the container's port."""
     if sw.ports[listener.port] != NULL:
-        count_loss(sw, sw.ports[listener.port], reason, 1)
+        count_drops(sw, sw.ports[listener.port], reason, 1)
     return NULL
 
 
@@ -135,10 +120,10 @@ cdef Flow *open_client(Switch *sw, Listener *listener, const Arrival *arrival, c
         return lost(sw, listener, Drop.NO_ROUTE)
     port = sw.ports[home.port]
     if chosen:
-        flow = add_flow(sw, port, UDP, inside, listener.inside_port, outside, chosen)
+        flow = claim_flow(sw, port, UDP, inside, listener.inside_port, outside, chosen)
     if flow == NULL:
         return lost(sw, listener, Drop.NAT_FULL)
-    flow.ipv6, flow.mapping = arrival.ipv6, number
+    flow.ipv6, flow.mapping = not is_mapped(inside), number
     client = &udp_of(sw).clients[flow.number]
     memset(client, 0, sizeof(Client))
     client.port, client.scope, client.dual = arrival.peer_port, arrival.scope, arrival.dual

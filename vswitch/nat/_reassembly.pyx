@@ -25,6 +25,7 @@ from libc.string cimport memcmp, memcpy, memset
 
 from vswitch.datapath._drops cimport Drop
 from vswitch.nat._conntrack cimport may_hold
+from vswitch.wire._bytes cimport read16, write16
 from vswitch.wire._checksum cimport complement, sum_bytes
 
 cdef enum:
@@ -44,15 +45,6 @@ cdef struct Part:           # one fragment, taken apart
     uint32_t next_header_at # IPv6: where the type of what follows stands
     bint more
     bint ipv6
-
-
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
 
 
 cdef bint reassemblies_open(Reassemblies *table, uint32_t capacity) noexcept nogil:

@@ -8,29 +8,12 @@ from libc.string cimport memcpy, memset
 
 from vswitch.nat._emit cimport emit
 from vswitch.nat._nat cimport EMIT_ROOM, Outgoing
+from vswitch.wire._bytes cimport read16, read32, write16, write32
 
 cdef enum:
     HOP_LIMIT = 64
     MAX_SCALE = 14          # RFC 7323 section 2.3
     TCP = 6
-
-
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
-cdef inline uint32_t read32(const uint8_t *p) noexcept nogil:
-    return read16(p) << 16 | read16(p + 2)
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
-
-
-cdef inline void write32(uint8_t *p, uint32_t value) noexcept nogil:
-    write16(p, value >> 16)
-    write16(p + 2, value)
 
 
 cdef void read_syn(const uint8_t *tcp, uint32_t header_bytes, bint ipv6, Syn *syn) noexcept nogil:

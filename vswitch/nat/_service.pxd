@@ -8,6 +8,6 @@ from vswitch.nat._conntrack cimport Flow
 cdef void touch(Switch *sw, Flow *flow) noexcept nogil
 cdef void tcp_flush(Switch *sw) noexcept nogil
 cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t events) noexcept nogil
-cdef void tcp_run(Switch *sw, Port *port, Flow *flow) noexcept nogil
+cdef void tcp_serve(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef void tcp_due(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef void arm(Switch *sw, Flow *flow, bint restart) noexcept nogil

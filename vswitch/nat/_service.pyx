@@ -16,22 +16,17 @@ from vswitch.nat._segments cimport send_control, send_syn
 from vswitch.nat._sockets cimport (
     EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLPRI, EPOLLRDHUP, SO_ERROR, SOL_SOCKET, getsockopt,
 )
-from vswitch.nat._stream cimport TOUCHED_FLOWS, TcpPool, give_held, grant, let_go_of_acknowledged, pump, rewind
+from vswitch.nat._stream cimport TOUCHED_FLOWS, TcpPool, give_held, grant, let_go_of_acknowledged, pool_of, pump, rewind
 from vswitch.nat._tcp cimport (
-    ACK_NOW, CONNECTING, DRAINED, ESTABLISHED, FIN_IN, FIN_OUT, FULL, HUNG_UP, PROBING, RECOVERING, RETRANSMITS, SYN_RECEIVED, TIME_WAIT,
-    TOUCHED,
+    ACK_NOW, CONNECTING, DRAINED, ESTABLISHED, FIN_IN, FIN_OUT, FULL, HUNG_UP, MAX_RTO_US, PROBING, RECOVERING, RETRANSMITS, SYN_RECEIVED,
+    TIME_WAIT, TOUCHED,
 )
 
 cdef enum:
     TCP = 6
-    MAX_RTO_US = 60000000
     SYN_RETRIES = 6         # a minute altogether, as Linux' tcp_syn_retries
     MAX_RETRIES = 12        # of one byte: some eight minutes (RFC 9293 section 3.8.3: at least 100 s)
     FRAMES = 4              # a flow's turn: 256 KiB
-
-
-cdef inline TcpPool *pool_of(Switch *sw) noexcept nogil:
-    return <TcpPool *>sw.nat.tcp
 
 
 cdef void touch(Switch *sw, Flow *flow) noexcept nogil:
@@ -55,12 +50,12 @@ cdef void tcp_flush(Switch *sw) noexcept nogil:
         flow = &sw.nat.conntrack.flows[pool.touched[i]]
         if flow.used and flow.tcp.marks & TOUCHED:
             flow.tcp.marks &= ~TOUCHED
-            serve(sw, sw.ports[flow.port], flow)
+            tcp_serve(sw, sw.ports[flow.port], flow)
     pool.touched_count = 0
 
 
-cdef void serve(Switch *sw, Port *port, Flow *flow) noexcept nogil:
-    """Moves what can be moved to the container, owes it no acknowledgement, and ends the flow if it is over."""
+cdef void tcp_serve(Switch *sw, Port *port, Flow *flow) noexcept nogil:
+    """A flow's turn: moves what can be moved to the container, acknowledges what it sent, and ends the flow if it is over."""
     cdef int left = 0
     cdef bint opened
     if flow.tcp.state != ESTABLISHED:
@@ -114,7 +109,7 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
     if events & EPOLLERR and (pump(sw, port, flow, FRAMES) < 0 or broken(flow)):
         tcp_abort(sw, port, flow, False)
         return
-    serve(sw, port, flow)
+    tcp_serve(sw, port, flow)
 
 
 cdef bint broken(const Flow *flow) noexcept nogil:
@@ -123,11 +118,6 @@ cdef bint broken(const Flow *flow) noexcept nogil:
     cdef unsigned int size = sizeof(error)
     getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &size)
     return error != 0
-
-
-cdef void tcp_run(Switch *sw, Port *port, Flow *flow) noexcept nogil:
-    """Another turn for a flow whose last one was too short."""
-    serve(sw, port, flow)
 
 
 cdef void arm(Switch *sw, Flow *flow, bint restart) noexcept nogil:
@@ -150,7 +140,7 @@ cdef void arm(Switch *sw, Flow *flow, bint restart) noexcept nogil:
             due = sw.now_ns + retry_ns(flow)
         else:
             flow.tcp.marks &= ~PROBING
-            patience = timeouts.tcp_closing if flow.tcp.marks & (FIN_IN | FIN_OUT) else timeouts.tcp_established
+            patience = timeouts.tcp_closing if flow.tcp.marks & (FIN_IN | FIN_OUT) == FIN_IN | FIN_OUT else timeouts.tcp_established
             due = flow.seen_ns + patience * 1000000000
     flow_due(&sw.nat.conntrack, flow, due, sw.now_ns)
 
@@ -187,11 +177,13 @@ cdef void repeat_syn(Switch *sw, Port *port, Flow *flow) noexcept nogil:
 
 
 cdef void repeat_data(Switch *sw, Port *port, Flow *flow) noexcept nogil:
-    """Retransmission timeout: back to the oldest byte that is not acknowledged, one frame first (RFC 6298 section 5.4)."""
-    if flow.tcp.backoff >= MAX_RETRIES:
+    """Retransmission timeout: back to the oldest byte that is not acknowledged, one frame first (RFC 6298 section 5.4). A container that
+    answers without taking anything (it closed a window that was open) is asked for as long as it answers (RFC 9293 section 3.8.6.1)."""
+    if flow.tcp.backoff >= MAX_RETRIES and sw.now_ns - flow.seen_ns > 2 * retry_ns(flow):
         tcp_abort(sw, port, flow, True)
         return
-    flow.tcp.backoff += 1
+    if flow.tcp.backoff < 255:
+        flow.tcp.backoff += 1
     flow.tcp.marks &= ~RECOVERING
     flow.tcp.duplicates = 0
     if flow.tcp.snd_window == 0:
@@ -216,4 +208,4 @@ cdef void probe(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     if flow.tcp.snd_window == 0:
         send_control(sw, port, flow, 0, flow.tcp.snd_una - 1)
     flow.tcp.marks &= ~PROBING
-    serve(sw, port, flow)
+    tcp_serve(sw, port, flow)

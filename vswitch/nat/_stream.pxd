@@ -7,6 +7,7 @@ from vswitch.nat._conntrack cimport Flow
 from vswitch.nat._nat cimport EMIT_ROOM
 
 cdef enum:
+    LARGEST = 65535 - 60    # payload of a super-frame with an IPv6 and a TCP header
     CHUNK_BYTES = 65536     # of the stream in one chunk: a whole super-frame
     MAX_CHUNKS = 2048       # 128 MiB of address space, touched only as far as it is needed
     MAX_HELD = 4            # chunks of one flow that wait for its host socket
@@ -27,6 +28,9 @@ cdef struct TcpPool:
     uint32_t spare          # number of a chunk given back, NO_CHUNK for none
     uint32_t touched_count
     uint32_t touched[TOUCHED_FLOWS]     # flow numbers
+
+cdef inline TcpPool *pool_of(Switch *sw) noexcept nogil:
+    return <TcpPool *>sw.nat.tcp
 
 cdef int32_t take(Switch *sw, Port *port, Flow *flow, const uint8_t *data, uint32_t bytes) noexcept nogil
 cdef bint give_held(Switch *sw, Port *port, Flow *flow) noexcept nogil

@@ -34,7 +34,6 @@ from vswitch.nat._tcp cimport (
 )
 
 cdef enum:
-    LARGEST = 65535 - 60    # payload of a super-frame with an IPv6 and a TCP header
     PUMP_BYTES = 524288     # read for one container per turn of the dataplane
     PUMP_COST = 4096        # what a read costs beside its bytes
     DISCARD_BYTES = 4096
@@ -44,10 +43,6 @@ cdef enum:
 
 
 # ---- the pool
-
-
-cdef inline TcpPool *pool_of(Switch *sw) noexcept nogil:
-    return <TcpPool *>sw.nat.tcp
 
 
 cdef Chunk *new_chunk(Switch *sw, Port *port, uint32_t *number) noexcept nogil:

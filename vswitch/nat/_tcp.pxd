@@ -33,6 +33,7 @@ cdef enum TcpMark:
 
 cdef enum:
     NO_CHUNK = 0xFFFFFFFF
+    MAX_RTO_US = 60000000   # RFC 6298 section 2.5
     MAX_HALF_OPEN = 2048    # of one container: beyond that its oldest gives way to its next
 
 cdef int tcp_out(Switch *sw, Port *port, const Packet *packet) noexcept nogil

@@ -33,21 +33,13 @@ from vswitch.nat._segments cimport (
     OWN_SCALE, Syn, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, read_syn, refuse_segment, send_control, send_syn,
 )
 from vswitch.nat._service cimport arm, touch
-from vswitch.nat._stream cimport finish_sending, resend, take
+from vswitch.nat._stream cimport LARGEST, finish_sending, resend, take
+from vswitch.wire._bytes cimport read16, read32
 
 cdef enum:
     TCP = 6
     MIN_RTO_US = 200000     # as Linux: delayed acknowledgements come within 40 ms
-    MAX_RTO_US = 60000000
     MIN_MSS = 64            # smaller ones are the wish of somebody who wants us to work
-
-
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
-cdef inline uint32_t read32(const uint8_t *p) noexcept nogil:
-    return read16(p) << 16 | read16(p + 2)
 
 
 cdef inline bint before(uint32_t a, uint32_t b) noexcept nogil:
@@ -107,9 +99,7 @@ cdef int open_out(Switch *sw, Port *port, const Packet *packet) noexcept nogil:
 cdef void heed_syn(Switch *sw, Flow *flow, const Syn *syn, uint32_t window) noexcept nogil:
     """What the container's SYN says about it: MSS within the network's MTU (and room for a minimum), scale, first window."""
     cdef uint32_t most = sw.networks[flow.network].mtu - (60 if flow.ipv6 else 40)
-    flow.tcp.mss = <uint16_t>(syn.mss if syn.mss < most else most)
-    if flow.tcp.mss < MIN_MSS:
-        flow.tcp.mss = MIN_MSS
+    flow.tcp.mss = <uint16_t>max(min(<uint32_t>syn.mss, most, <uint32_t>LARGEST), <uint32_t>MIN_MSS)
     flow.tcp.peer_scale = syn.scale
     flow.tcp.snd_window = window
     flow.tcp.window_seq = flow.tcp.rcv_nxt
@@ -285,10 +275,11 @@ cdef int acknowledgement(Switch *sw, Port *port, Flow *flow, const Packet *packe
     elif not more and ack == flow.tcp.snd_una and ack != flow.tcp.snd_max and bytes == 0 and window == flow.tcp.snd_window and not tcp[13] & TCP_FIN:
         duplicate(sw, port, flow)
     if before(flow.tcp.window_seq, seq) or (flow.tcp.window_seq == seq and not before(ack, flow.tcp.window_ack)):
-        flow.tcp.snd_window, flow.tcp.window_seq, flow.tcp.window_ack = window, seq, ack
-        if window and flow.tcp.marks & PROBING:
+        if window and (flow.tcp.marks & PROBING or (flow.tcp.snd_window == 0 and flow.tcp.backoff)):
             flow.tcp.marks &= ~PROBING
             flow.tcp.backoff = 0
+            arm(sw, flow, True)
+        flow.tcp.snd_window, flow.tcp.window_seq, flow.tcp.window_ack = window, seq, ack
     if more:
         progress(sw, port, flow, ack)
     return 0

@@ -21,7 +21,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
-from vswitch._fastpath cimport MAX_PORTS
+from vswitch._fastpath cimport MAX_PORTS, count_drops
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport add_relaxed
@@ -36,12 +36,13 @@ from vswitch.nat._nat cimport EMIT_BYTES, EMIT_ROOM, POLL_FLOW, POLL_LISTENER, P
 from vswitch.nat._reassembly cimport (
     MAX_REASSEMBLIES, reassemble, reassemblies_close, reassemblies_expire, reassemblies_forget, reassemblies_open,
 )
-from vswitch.nat._service cimport tcp_due, tcp_flush, tcp_ready, tcp_run
+from vswitch.nat._service cimport tcp_due, tcp_flush, tcp_ready, tcp_serve
 from vswitch.nat._sockets cimport (
     AF_INET, AF_INET6, SO_PEEK_OFF, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, is_mapped, setsockopt, socket,
 )
 from vswitch.nat._tcp cimport tcp_out
-from vswitch.nat._udp cimport count_loss, udp_close, udp_due, udp_end, udp_flush, udp_open, udp_out, udp_ready
+from vswitch.nat._udp cimport udp_close, udp_due, udp_end, udp_flush, udp_open, udp_out, udp_ready
+from vswitch.wire._bytes cimport read16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
 from vswitch.wire._vnet cimport GSO_UDP_L4, VNET_NEEDS_CSUM
 
@@ -59,10 +60,6 @@ cdef enum:
     WAITING = -2            # a fragment, kept until the others are there
 
 
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
-
-
 cdef bint nat_open(Switch *sw, uint32_t capacity, uint32_t descriptors, uint64_t seed) noexcept nogil:
     """Makes all tables, empty; False when memory or descriptors are short."""
     cdef bint fits = conntrack_open(&sw.nat.conntrack, capacity, descriptors, seed)
@@ -72,11 +69,11 @@ cdef bint nat_open(Switch *sw, uint32_t capacity, uint32_t descriptors, uint64_t
     fits = dialer_open(sw) and fits
     fits = listen_open(sw) and fits
     fits = tcp_open(sw) and fits
-    sw.nat.peek4, sw.nat.peek6 = can_peek(AF_INET), can_peek(AF_INET6)
+    sw.nat.peek4, sw.nat.peek6 = kernel_peeks(AF_INET), kernel_peeks(AF_INET6)
     return udp_open(sw) and fits and sw.nat.tx != NULL
 
 
-cdef bint can_peek(int family) noexcept nogil:
+cdef bint kernel_peeks(int family) noexcept nogil:
     """Whether a TCP socket of the family can be read at an offset and keep its data (IPv4: Linux 6.9, IPv6: 6.10)."""
     cdef int offset = 0, fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0)
     cdef bint works
@@ -91,6 +88,7 @@ cdef void nat_close(Switch *sw) noexcept nogil:
     """Ends every flow and gives everything back but the listeners' sockets, which are control's."""
     cdef int index
     sw.nat.dial_inline = 1
+    take_results(sw)
     for index in range(MAX_PORTS):
         if sw.ports[index] != NULL and sw.nat.conntrack.flows != NULL:
             sw.ports[index].gone = 1
@@ -296,7 +294,7 @@ cdef void count_fragments(Switch *sw) noexcept nogil:
     """Fragments that waited and died with another one, or with time."""
     cdef Port *port = sw.ports[sw.nat.reassemblies.lost_port]
     if sw.nat.reassemblies.lost and port != NULL:
-        count_loss(sw, port, <Drop>sw.nat.reassemblies.lost_reason, sw.nat.reassemblies.lost)
+        count_drops(sw, port, <Drop>sw.nat.reassemblies.lost_reason, sw.nat.reassemblies.lost)
 
 
 cdef int read_l4(const Frame *frame, Packet *packet) noexcept nogil:
@@ -361,14 +359,18 @@ cdef void nat_burst_done(Switch *sw) noexcept nogil:
 
 cdef int64_t nat_patience_ns(const Switch *sw) noexcept nogil:
     """How long the loop may sleep as far as translation is concerned, in ns; -1 for ever."""
-    cdef int64_t soonest = conntrack_patience_ns(&sw.nat.conntrack, sw.now_ns), left
+    cdef int64_t soonest = conntrack_patience_ns(&sw.nat.conntrack, sw.now_ns)
     if sw.nat.reassemblies.due_ns:
-        left = <int64_t>(sw.nat.reassemblies.due_ns - sw.now_ns)
-        soonest = left if soonest < 0 or left < soonest else soonest
+        soonest = sooner(soonest, <int64_t>(sw.nat.reassemblies.due_ns - sw.now_ns))
     if sw.nat.stalled:
-        left = <int64_t>(sw.nat.stalled_at_ns + STALL_NS - sw.now_ns)
-        soonest = left if soonest < 0 or left < soonest else soonest
+        soonest = sooner(soonest, <int64_t>(sw.nat.stalled_at_ns + STALL_NS - sw.now_ns))
     return soonest
+
+
+cdef inline int64_t sooner(int64_t patience, int64_t left) noexcept nogil:
+    """`patience` (-1: for ever), but no longer than `left`, which is negative when overdue."""
+    left = left if left > 0 else 0
+    return left if patience < 0 or left < patience else patience
 
 
 cdef void nat_turn(Switch *sw) noexcept nogil:
@@ -395,7 +397,7 @@ cdef void nat_turn(Switch *sw) noexcept nogil:
         if flow == NULL:
             break
         left = left - 1 if flow.number != last else 0
-        tcp_run(sw, sw.ports[flow.port], flow)
+        tcp_serve(sw, sw.ports[flow.port], flow)
     tcp_flush(sw)
     udp_flush(sw)
     if sw.nat.dial_wanted:

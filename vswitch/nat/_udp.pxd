@@ -3,7 +3,6 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from vswitch._fastpath cimport Port, Switch
-from vswitch.datapath._drops cimport Drop
 from vswitch.nat._conntrack cimport Flow
 from vswitch.nat._datagrams cimport Arrival, Destination, Inbox
 from vswitch.nat._nat cimport Listener, Packet
@@ -97,5 +96,4 @@ cdef void udp_due(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef void udp_end(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef void udp_listen(Switch *sw, uint32_t listener) noexcept nogil
 cdef void udp_unpublished(Switch *sw, uint32_t listener) noexcept nogil
-cdef void count_loss(Switch *sw, Port *port, Drop reason, uint32_t packets) noexcept nogil
 cdef int send_out(Switch *sw, Port *port, Flow *flow, const Sending *how, const uint8_t *payload, uint32_t bytes, uint32_t size) noexcept nogil

@@ -37,8 +37,8 @@ from libc.errno cimport EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
+from vswitch._fastpath cimport count_drops
 from vswitch.datapath._drops cimport Drop
-from vswitch.datapath._ring cimport add_relaxed
 from vswitch.nat._conntrack cimport FLOW_IN, NO_FLOW, flow_assure, flow_due, flow_find, flow_remove, flow_touch
 from vswitch.nat._datagrams cimport (
     INBOX_SLOT, LARGEST_DATAGRAM, address_to, can_coalesce, can_segment, hear_clients, inbox_close, inbox_open, send_message,
@@ -52,13 +52,10 @@ from vswitch.nat._nat cimport MAX_LISTENERS
 from vswitch.nat._published cimport address_client, receive_clients
 from vswitch.nat._report cimport report_closed
 from vswitch.nat._sockets cimport EPOLLERR, EPOLLIN
+from vswitch.wire._bytes cimport write16
 
 cdef enum:
     UDP = 17
-
-
-cdef inline uint32_t read16(const uint8_t *p) noexcept nogil:
-    return <uint32_t>p[0] << 8 | p[1]
 
 
 cdef bint udp_open(Switch *sw) noexcept nogil:
@@ -114,10 +111,6 @@ cdef int udp_out(Switch *sw, Port *port, const Packet *packet) noexcept nogil:
     cdef Sending how
     cdef Flow *flow
     cdef int reason
-    if packet.protocol == UDP and not packet.gso_size:
-        if read16(packet.l4 + 4) < 8 or read16(packet.l4 + 4) > packet.l4_bytes:
-            return <int>Drop.NAT_MALFORMED
-        bytes = read16(packet.l4 + 4) - 8
     flow = flow_find(&sw.nat.conntrack, port.network, packet.protocol, packet.inside, packet.sport, packet.outside, packet.dport)
     if flow == NULL:
         flow = open_flow(sw, port, packet, &reason)
@@ -184,13 +177,7 @@ cdef void udp_flush(Switch *sw) noexcept nogil:
         return
     reason = send_out(sw, port, flow, &batch.how, batch.payload, batch.bytes, batch.size if batch.count > 1 else 0)
     if reason:
-        count_loss(sw, port, <Drop>reason, batch.count)
-
-
-cdef void count_loss(Switch *sw, Port *port, Drop reason, uint32_t packets) noexcept nogil:
-    """Packets that died when their frame was gone already."""
-    add_relaxed(&port.counters.drops[<int>reason], packets)
-    add_relaxed(&sw.networks[port.network].drops[<int>reason], packets)
+        count_drops(sw, port, <Drop>reason, batch.count)
 
 
 # ---- sending
@@ -287,7 +274,7 @@ cdef int failed_for(Switch *sw, Port *port, Flow *flow, int error, uint32_t mtu,
         write_header(header, flow.inside_port, flow.outside_port, 8 + bytes)
     else:
         memcpy(header, payload, 8)
-        header[4], header[5] = <uint8_t>(flow.inside_port >> 8), <uint8_t>flow.inside_port
+        write16(header + 4, flow.inside_port)
     if error == EMSGSIZE and mtu:
         complain_flow(sw, port, flow, NULL, 2 if flow.ipv6 else 3, 0 if flow.ipv6 else 4, mtu, header, 8)
         return <int>Drop.NAT_TOO_BIG
@@ -297,8 +284,10 @@ cdef int failed_for(Switch *sw, Port *port, Flow *flow, int error, uint32_t mtu,
 
 cdef void write_header(uint8_t *out, uint16_t sport, uint16_t dport, uint32_t length) noexcept nogil:
     """A UDP header without checksum."""
-    out[0], out[1], out[2], out[3] = <uint8_t>(sport >> 8), <uint8_t>sport, <uint8_t>(dport >> 8), <uint8_t>dport
-    out[4], out[5], out[6], out[7] = <uint8_t>(length >> 8), <uint8_t>length, 0, 0
+    write16(out, sport)
+    write16(out + 2, dport)
+    write16(out + 4, length)
+    write16(out + 6, 0)
 
 
 # ---- from the sockets

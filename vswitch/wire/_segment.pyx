@@ -9,6 +9,7 @@ segment_open() trusts nothing: it reads the headers again and says no when they 
 """
 from libc.string cimport memcpy
 
+from vswitch.wire._bytes cimport read16, write16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
 from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4
 
@@ -18,15 +19,6 @@ cdef enum:
     TCP = 6
     UDP = 17
     MAX_IP_BYTES = 552      # an IPv6 header and 512 bytes of extensions: each segment gets a copy of them
-
-
-cdef inline uint16_t read16(const uint8_t *p) noexcept nogil:
-    return <uint16_t>(p[0] << 8 | p[1])
-
-
-cdef inline void write16(uint8_t *p, uint32_t value) noexcept nogil:
-    p[0] = <uint8_t>(value >> 8)
-    p[1] = <uint8_t>value
 
 
 cdef bint segment_open(Segmenter *cut, const uint8_t *frame, uint32_t length, uint32_t l3, const VnetHeader *vnet) noexcept nogil:
