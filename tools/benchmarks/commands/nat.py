@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from benchmarks.commands.switch import run_length, whole
 from benchmarks.machine import Refused, describe, require_programs
-from benchmarks.nat.columns import COLUMNS
+from benchmarks.nat.columns import COLUMNS, KINDS
 from benchmarks.nat.flood import flood
 from benchmarks.nat.idle import idle_flows
 from benchmarks.nat.nat_run import SUBJECTS, NatRun
@@ -38,13 +39,16 @@ the server compete for them; leave the machine alone meanwhile.
 """
 
 
-def subject_keys(text: str) -> list[str]:
-    """A choice of subjects."""
-    known = [kind.key for kind in SUBJECTS]
-    chosen = text.split(",")
-    if unknown := [key for key in chosen if key not in known]:
-        raise argparse.ArgumentTypeError(f"no subject {', '.join(unknown)}; there are {', '.join(known)}")
-    return chosen
+def choice_of(known: Sequence[str]) -> Callable[[str], list[str]]:
+    """Reads some of the `known`, separated by commas."""
+
+    def choose(text: str) -> list[str]:
+        chosen = text.split(",")
+        if unknown := [key for key in chosen if key not in known]:
+            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)} here; there are {', '.join(known)}")
+        return chosen
+
+    return choose
 
 
 def flow_count(text: str) -> int:
@@ -62,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=run_length, metavar="S", help="length of one run (default 3)")
     add("--rounds", type=whole, metavar="N", help="rounds (default 5)")
     add("--quick", action="store_true", help=f"smoke run: 1 s, 1 round, {QUICK_HELD_FLOWS} flows for the memory")
-    add("--only", type=subject_keys, metavar="LIST", default=known, help="comma-separated subjects: " + ",".join(known))
+    add("--only", type=choice_of(known), metavar="LIST", default=known, help="comma-separated subjects: " + ",".join(known))
+    add("--kinds", type=choice_of(KINDS), metavar="LIST", default=list(KINDS), help="comma-separated: " + ",".join(KINDS))
     add(
         "--disable",
         action="append",
@@ -102,6 +107,7 @@ def settle(options: argparse.Namespace) -> dict:
         "packet_rounds": rounds,
         "round_trip_tool": tool(),
         "beyond": options.beyond,
+        "kinds": options.kinds,
         "held_flows": 0 if options.no_memory else held,
     }
 

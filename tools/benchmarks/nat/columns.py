@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from benchmarks.columns import guarded
@@ -18,6 +18,7 @@ from benchmarks.sections.section import running
 from benchmarks.traffic import stream
 
 LARGE_PAYLOAD_BYTES = 1400
+KINDS = ("tcp", "port", "udp", "rtt", "connects")
 Measure = Callable[["Row"], None]
 
 # key → (head, unit, decimals, what it is)
@@ -166,26 +167,28 @@ def measure_memory(sandbox: Sandbox, protocol: str, count: int) -> Measure:
     return lambda row: guarded(row, (key,), lambda: measure(row)) if row.subject.has_processes else None
 
 
-def measurements(sandbox: Sandbox, seconds: float, rounds: int, held: int) -> list[tuple[str, int, Measure]]:
-    """In the order of a round. Memory is read once: it is no matter of speed."""
+def measurements(
+    sandbox: Sandbox, seconds: float, rounds: int, held: int, kinds: Collection[str] = KINDS
+) -> list[tuple[str, int, Measure]]:
+    """Those of the chosen kinds, in the order of a round. Memory is read once: it is no matter of speed."""
     every = [
         *(
-            (f"TCP {direction}, {streams} stream{'s' if streams > 1 else ''}",
+            ("tcp", f"TCP {direction}, {streams} stream{'s' if streams > 1 else ''}",
              measure_tcp(sandbox, seconds, direction, streams))
             for direction in ("out", "in")
             for streams in (1, 4)
         ),
-        ("published port", measure_published(sandbox, seconds)),
+        ("port", "published port", measure_published(sandbox, seconds)),
         *(
-            (f"UDP {direction}, {payload} bytes", measure_udp(sandbox, seconds, direction, payload))
+            ("udp", f"UDP {direction}, {payload} bytes", measure_udp(sandbox, seconds, direction, payload))
             for payload in (PAYLOAD_BYTES, LARGE_PAYLOAD_BYTES)
             for direction in ("out", "in")
         ),
-        ("round trips", measure_round_trip(sandbox, seconds)),
-        ("connections", measure_connects(sandbox, seconds)),
+        ("rtt", "round trips", measure_round_trip(sandbox, seconds)),
+        ("connects", "connections", measure_connects(sandbox, seconds)),
     ]  # fmt: skip
     once = [
         (f"memory of {held} {protocol} flows", 1, measure_memory(sandbox, protocol, held))
         for protocol in (("tcp", "udp") if held else ())
     ]
-    return [*((name, rounds, measure) for name, measure in every), *once]
+    return [*((name, rounds, measure) for kind, name, measure in every if kind in kinds), *once]

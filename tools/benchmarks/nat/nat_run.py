@@ -76,7 +76,8 @@ class NatRun:
             start(row)
         self.level_queues()
         settings = self.settings
-        rounds = measurements(self.sandbox, settings["seconds"], settings["rounds"], settings["held_flows"])
+        wanted = settings["seconds"], settings["rounds"], settings["held_flows"], settings["kinds"]
+        rounds = measurements(self.sandbox, *wanted)
         if self.measured():
             interleave(self.measured(), rounds)
         for row in self.measured():
