@@ -6,6 +6,7 @@ from vswitch.arp._neighbours cimport Neighbours
 from vswitch.bridge._fdb cimport Fdb
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport Ring, add_relaxed
+from vswitch.datapath._waiting cimport Waiting
 from vswitch.nat._conntrack cimport Share
 from vswitch.nat._nat cimport Nat, WayOut
 from vswitch.observe._session cimport Session
@@ -210,6 +211,7 @@ cdef struct Switch:
     Ring events             # dataplane → control
     Snapshot *snapshots     # being filled
     Nat nat                 # translation: flows and host sockets
+    Waiting waiting
     uint64_t turns          # of the loop so far
     uint64_t completed      # commands carried out so far
     uint64_t now_ns         # CLOCK_MONOTONIC or what step() was given, read once per wake-up

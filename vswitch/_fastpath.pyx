@@ -41,6 +41,7 @@ from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
     add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
 )
+from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, epoll_event, wait_for_events
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
 from vswitch.nat._nat cimport POLL_WAKE
 from vswitch.nat._translate cimport (
@@ -55,14 +56,8 @@ from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLIN, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CLOEXEC
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
     int epoll_create1(int flags)
     int epoll_ctl(int poller, int op, int fd, epoll_event *event)
-    int epoll_wait(int poller, epoll_event *events, int count, int timeout_ms)
 
 cdef extern from "<sys/eventfd.h>" nogil:
     enum: EFD_CLOEXEC, EFD_NONBLOCK
@@ -107,7 +102,6 @@ cdef extern from * nogil:
     void lazy_tables "vs_lazy_tables"()
 
 cdef enum:
-    EVENTS = 64             # ready ports taken from epoll at once
     INJECTED = 256          # frames of control's sent per turn: the others' turn comes soon
     ETHERNET = 14
     MAX_TAGS = 2            # one S-tag and one C-tag (IEEE 802.1ad)
@@ -202,7 +196,7 @@ cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil:
     tell_control(sw)
     if sw.stop:
         return 0
-    count = epoll_wait(sw.poller, ready, EVENTS, patience(sw, timeout_ms))
+    count = wait_for_events(&sw.waiting, sw.poller, ready, patience(sw, timeout_ms))
     sw.wakeups += 1
     read_clock(sw)
     sw.turns += 1
@@ -374,6 +368,7 @@ cdef void receive(Switch *sw, Port *port, Frame *frame) noexcept nogil:
     cdef Network *network = sw.networks[port.network]
     cdef Drop reason
     port.credit -= COPY_COST
+    sw.waiting.work += FRAME_WORK + frame.length
     add_relaxed(&port.counters.rx_frames, 1)
     add_relaxed(&port.counters.rx_bytes, frame.length)
     reason = check(network, frame)

@@ -41,6 +41,9 @@ class SwitchSettings(Section):
 
     The limits are what the dataplane's tables can index (4096 networks, 65,535 ports); lower ones keep a
     shared machine's memory in bounds. Reaching one refuses the new thing and leaves the old things alone.
+
+    `busy_poll_us` is for how long at most the dataplane looks for the next packet before it sleeps, where little ones come
+    closer together than that: a reply then takes half as long, for up to a core's time while it lasts. 0: asleep at once.
     """
 
     log_level: Annotated[LogLevel, Meta(extra=LIVE)] = "info"
@@ -50,6 +53,7 @@ class SwitchSettings(Section):
     max_networks: Annotated[int, Meta(ge=1, le=4096, extra=LIVE)] = 4096
     max_containers: Annotated[int, Meta(ge=1, le=65535, extra=LIVE)] = 65535
     max_ports: Annotated[int, Meta(ge=1, le=65535, extra=LIVE)] = 65535
+    busy_poll_us: Annotated[int, Meta(ge=0, le=1000, extra=RESTART)] = 100
 
 
 class DefaultNetworkSettings(Section):

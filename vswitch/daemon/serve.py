@@ -98,7 +98,10 @@ class Daemon:
         ending.callback(listener.close)
         _make_state_dir(options.state_dir)
         datapath = Datapath(
-            nat_timeouts=settings.nat.timeouts(), max_flows=settings.nat.max_flows, disabled=disabled()
+            nat_timeouts=settings.nat.timeouts(),
+            max_flows=settings.nat.max_flows,
+            busy_poll_us=settings.switch.busy_poll_us,
+            disabled=disabled(),
         )
         datapath.start()
         ending.push_async_callback(datapath.stop)

@@ -83,9 +83,10 @@ cdef class Dataplane(Outside):
     cdef bint running
 
     def __cinit__(self, *, uint32_t mac_capacity=65536, uint32_t mac_share=1024, uint32_t neighbour_capacity=131072, uint64_t seed=0,
-                  uint32_t age_s=300, uint32_t max_flows=65536, uint32_t max_descriptors=1024, dict nat_timeouts=None,
-                  disabled=()):
+                  uint32_t age_s=300, uint32_t max_flows=65536, uint32_t max_descriptors=1024, uint32_t busy_poll_us=0,
+                  dict nat_timeouts=None, disabled=()):
         """A switch with empty tables; `seed` makes its hashes unpredictable, `age_s` is how long a silent MAC is remembered,
+        `busy_poll_us` for how long at most it stays awake before it sleeps,
         `nat_timeouts` are seconds by the names of nat._conntrack's Timeouts, `disabled` kernel features not to use: peek_off, udp_gso,
         udp_gro."""
         for limit in (mac_capacity, mac_share, neighbour_capacity, age_s, max_flows, max_descriptors):
@@ -95,6 +96,7 @@ cdef class Dataplane(Outside):
         if self.sw == NULL:
             raise MemoryError("no memory or descriptors for a dataplane")
         self.sw.age_s = age_s
+        self.sw.waiting.limit_ns = busy_poll_us * <uint64_t>1000
         self.sw.nat.conntrack.timeouts = {**TIMEOUTS, **(nat_timeouts or {})}
         if "peek_off" in disabled:
             self.sw.nat.peek4 = self.sw.nat.peek6 = 0

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import resource
 import secrets
 import threading
@@ -120,6 +121,7 @@ class Datapath:
         neighbour_capacity: int = 131072,
         age_s: int = 300,
         max_flows: int = 65536,
+        busy_poll_us: int = 0,
         nat_timeouts: dict[str, int] | None = None,
         disabled: Collection[str] = (),
     ):
@@ -130,6 +132,7 @@ class Datapath:
             seed=secrets.randbits(64),
             age_s=age_s,
             max_flows=max_flows,
+            busy_poll_us=busy_poll_us if len(os.sched_getaffinity(0)) > 1 else 0,
             max_descriptors=max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS, 64),
             nat_timeouts=nat_timeouts,
             disabled=disabled,

@@ -29,7 +29,7 @@ from vswitch.nat._shares cimport claim_descriptor, claim_flow, claim_half_open, 
 from vswitch.nat._sockets cimport EPOLL_CTL_ADD, FLOW_EVENTS, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl, epoll_event, poll_key, setsockopt
 from vswitch.nat._stream cimport MAX_CHUNKS, Chunk, TcpPool, free_chunks, grant, let_go_of_acknowledged, pool_of
 from vswitch.nat._tcp cimport (
-    CONNECTING, ESTABLISHED, FIN_ACKED, FIRST_CLOSER, HALF_OPEN, NO_CHUNK, PEEKED, RETRANSMITS, SHUT, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
+    CONNECTING, DRAINED, ESTABLISHED, FIN_ACKED, FIRST_CLOSER, HALF_OPEN, NO_CHUNK, PEEKED, RETRANSMITS, SHUT, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
 )
 from vswitch.wire._bytes cimport write16, write32
 
@@ -68,7 +68,7 @@ cdef Flow *new_flow(Switch *sw, Port *port, const uint8_t *inside, uint16_t insi
     if flow == NULL:
         return_half_open(port)
         return NULL
-    flow.tcp.marks = HALF_OPEN
+    flow.tcp.marks = HALF_OPEN | DRAINED
     flow.tcp.first_held = flow.tcp.first_kept = NO_CHUNK
     flow.tcp.rto_us = FIRST_RTO_US
     flow.tcp.snd_una = flow.tcp.snd_nxt = flow.tcp.snd_max = flow.tcp.consumed = next_random(sw)
@@ -113,9 +113,8 @@ cdef bint watch(Switch *sw, Flow *flow) noexcept nogil:
 cdef void connected(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     """The host's side stands: now the container may have its SYN-ACK."""
     flow.tcp.state = SYN_RECEIVED
-    start_peeking(sw, flow)
-    grant(sw, flow, True)
     send_syn(sw, port, flow, True)
+    start_peeking(sw, flow)
     flow.tcp.snd_nxt = flow.tcp.snd_max = flow.tcp.snd_una + 1
     arm(sw, flow, True)
 

@@ -15,6 +15,7 @@ from libc.string cimport memcmp, memcpy
 
 from vswitch._fastpath cimport COPY_COST, count_drops
 from vswitch.datapath._drops cimport Drop
+from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_assure, flow_find
 from vswitch.nat._datagrams cimport INBOX_MESSAGES, inbox_read, inbox_receive, is_loopback, next_error
 from vswitch.nat._echo cimport echo_in, quote_echo
@@ -47,6 +48,7 @@ cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
             inbox_read(&udp_of(sw).inbox, i, &arrival)
             mapping.long_trains = arrival.bytes >= LONG_TRAIN
             budget -= COPY_COST + arrival.bytes
+            sw.waiting.work += FRAME_WORK + arrival.bytes
             take(sw, port, mapping, &arrival)
         if got < most:
             return

@@ -22,6 +22,7 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport COPY_COST, Port, count_drops
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
+from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_find
 from vswitch.nat._datagrams cimport INBOX_MESSAGES, address_to, inbox_read, inbox_receive
 from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, RECEIVE_COST, deliver
@@ -52,6 +53,7 @@ cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil:
             inbox_read(&udp_of(sw).inbox, i, &arrival)
             long_trains = arrival.bytes >= LONG_TRAIN
             budget -= COPY_COST + arrival.bytes
+            sw.waiting.work += FRAME_WORK + arrival.bytes
             flow = flow_of_client(sw, listener, &arrival, True)
             if flow != NULL:
                 deliver(sw, sw.ports[flow.port], flow, &arrival)

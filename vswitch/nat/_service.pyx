@@ -90,6 +90,8 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
     port = sw.ports[flow.port]
     if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI):
         flow.tcp.marks |= HUNG_UP
+    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
+        flow.tcp.marks &= ~DRAINED
     if flow.tcp.state == CONNECTING:
         if events & (EPOLLOUT | EPOLLERR | EPOLLHUP):
             getsockopt(flow.fd, SOL_SOCKET, SO_ERROR, &error, &size)
@@ -98,8 +100,6 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
             else:
                 connected(sw, port, flow)
         return
-    if events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR):
-        flow.tcp.marks &= ~DRAINED
     if events & EPOLLOUT and flow.tcp.marks & FULL:
         if not give_held(sw, port, flow):
             tcp_abort(sw, port, flow, False)

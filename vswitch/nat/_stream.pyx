@@ -22,6 +22,7 @@ acknowledges less and the container sends the rest again.
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from libc.string cimport memcpy
 
+from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport may_hold
 from vswitch.nat._nat cimport POLL_FLOW
 from vswitch.nat._segments cimport TCP_FIN, TCP_PSH, send_control, send_data
@@ -215,6 +216,7 @@ cdef int pump(Switch *sw, Port *port, Flow *flow, int frames) noexcept nogil:
         if got < 0:
             return got
         port.share.pumped += PUMP_COST + <uint32_t>got
+        sw.waiting.work += FRAME_WORK + <uint32_t>got
         frames -= 1
     return 0
 

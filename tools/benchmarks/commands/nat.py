@@ -66,8 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seconds", type=run_length, metavar="S", help="length of one run (default 3)")
     add("--rounds", type=whole, metavar="N", help="rounds (default 5)")
     add("--quick", action="store_true", help=f"smoke run: 1 s, 1 round, {QUICK_HELD_FLOWS} flows for the memory")
-    add("--only", type=choice_of(known), metavar="LIST", default=known, help="comma-separated subjects: " + ",".join(known))
-    add("--kinds", type=choice_of(KINDS), metavar="LIST", default=list(KINDS), help="comma-separated: " + ",".join(KINDS))
+    subjects, kinds = (f"comma-separated: {','.join(names)}" for names in (known, KINDS))
+    add("--only", type=choice_of(known), metavar="SUBJECTS", default=known, help=subjects)
+    add("--kinds", type=choice_of(KINDS), metavar="COLUMNS", default=list(KINDS), help=kinds)
     add(
         "--disable",
         action="append",
