@@ -16,3 +16,4 @@ cdef enum:
 cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil
 cdef uint32_t heed_errors(Switch *sw, int fd, Mapping *mapping, Listener *listener) noexcept nogil
 cdef void deliver(Switch *sw, Port *port, Flow *flow, const Arrival *arrival) noexcept nogil
+cdef void train_leaves(Switch *sw) noexcept nogil

@@ -2,8 +2,10 @@
 """From the host's sockets to the container: datagrams, and ICMP errors.
 
 Datagrams are received INBOX_MESSAGES at once, or LONG_AT_ONCE where they are long, each with room for its headers before
-it; a train that the kernel coalesced goes on as one super-frame. Their sender finds the flow; a sender without one is let
-in by the filtering rule and gets one, but never at another flow's expense: what comes unasked evicts nothing.
+it. A train that the kernel coalesced goes on as one super-frame, and so do datagrams of one size that came behind each
+other on one flow, where the container takes that: one write to its TAP costs far more than to copy them together. Their
+sender finds the flow; a sender without one is let in by the filtering rule and gets one, but never at another flow's
+expense: what comes unasked evicts nothing.
 
 Errors come through the sockets' error queues (IP_RECVERR): kind, code and the router that sent them, with what it quoted of
 the datagram. The container hears the same from that router about the packet as it sent it. An error about a datagram of no
@@ -24,13 +26,14 @@ from vswitch.nat._mappings cimport flow_of_peer, start_flow
 from vswitch.nat._nat cimport EMIT_ROOM, Outgoing
 from vswitch.nat._published cimport flow_of_client
 from vswitch.nat._sockets cimport SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
-from vswitch.nat._udp cimport ERROR_BYTES, ERRORS_AT_ONCE, FILTER_WALK, udp_of
+from vswitch.nat._udp cimport BATCH_BYTES, ERROR_BYTES, ERRORS_AT_ONCE, FILTER_WALK, MAX_SEGMENTS, Train, udp_of
 from vswitch.wire._bytes cimport write16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
 
 cdef enum:
     UDP = 17
     UDP_TTL = 64
+    GSO_UDP = 4             # Port.gso: takes super-frames of datagrams
 
 
 cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
@@ -50,6 +53,7 @@ cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
             budget -= COPY_COST + arrival.bytes
             sw.waiting.work += FRAME_WORK + arrival.bytes
             take(sw, port, mapping, &arrival)
+        train_leaves(sw)
         if got < most:
             return
 
@@ -109,6 +113,39 @@ cdef bint knows(const Switch *sw, const Mapping *mapping, const uint8_t *address
 
 
 cdef void deliver(Switch *sw, Port *port, Flow *flow, const Arrival *arrival) noexcept nogil:
+    """A datagram or train is the container's: it waits for those of its size that follow it, until train_leaves()."""
+    cdef Train *train = &udp_of(sw).train
+    cdef bint joins = sw.nat.gro and port.vnet and port.gso & GSO_UDP and not arrival.gso_size and 0 < arrival.bytes <= BATCH_BYTES
+    if train.count and not (joins and train.flow == flow.number and arrival.bytes <= train.size
+                            and train.whole.bytes + arrival.bytes <= BATCH_BYTES):
+        train_leaves(sw)
+    if not joins:
+        hand_over(sw, port, flow, arrival)
+        return
+    if train.count == 0:
+        train.flow, train.count, train.size, train.whole = flow.number, 1, arrival.bytes, arrival[0]
+        return
+    if train.count == 1:
+        memcpy(train.room + EMIT_ROOM + 8, train.whole.data, train.size)
+        train.whole.data, train.whole.gso_size = train.room + EMIT_ROOM + 8, <uint16_t>train.size
+    memcpy(train.whole.data + train.whole.bytes, arrival.data, arrival.bytes)
+    train.whole.bytes += arrival.bytes
+    train.count += 1
+    if arrival.bytes < train.size or train.count == MAX_SEGMENTS:
+        train_leaves(sw)
+
+
+cdef void train_leaves(Switch *sw) noexcept nogil:
+    """What waits leaves."""
+    cdef Train *train = &udp_of(sw).train
+    cdef Flow *flow
+    if train.count:
+        train.count = 0
+        flow = &sw.nat.conntrack.flows[train.flow]
+        hand_over(sw, sw.ports[flow.port], flow, &train.whole)
+
+
+cdef void hand_over(Switch *sw, Port *port, Flow *flow, const Arrival *arrival) noexcept nogil:
     """Hands a datagram or train to the container, its header written before the payload."""
     cdef uint8_t *header = arrival.data - 8
     cdef Outgoing out

@@ -25,7 +25,7 @@ from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_find
 from vswitch.nat._datagrams cimport INBOX_MESSAGES, address_to, inbox_read, inbox_receive
-from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, RECEIVE_COST, deliver
+from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, RECEIVE_COST, deliver, train_leaves
 from vswitch.nat._listen cimport ends_of
 from vswitch.nat._mappings cimport start_flow
 from vswitch.nat._nat cimport EMIT_ROOM
@@ -57,6 +57,7 @@ cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil:
             flow = flow_of_client(sw, listener, &arrival, True)
             if flow != NULL:
                 deliver(sw, sw.ports[flow.port], flow, &arrival)
+        train_leaves(sw)
         if got < most:
             return
 

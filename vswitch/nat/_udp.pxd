@@ -59,6 +59,13 @@ cdef struct Batch:          # datagrams of one flow and size that will leave as 
     Sending how
     uint8_t *payload        # BATCH_BYTES
 
+cdef struct Train:          # datagrams of one flow that came one by one and go on as one super-frame
+    uint32_t flow           # of the `count`
+    uint32_t count
+    Arrival whole           # the first, in its own place; from the second on all of them, behind each other in `payload`
+    uint32_t size           # payload of each but the last
+    uint8_t *room           # EMIT_ROOM, a UDP header, BATCH_BYTES
+
 cdef struct Allowance:      # of ICMP errors, one per port
     uint64_t filled_ns      # when it was last topped up
     uint32_t tokens         # in thousandths
@@ -78,6 +85,7 @@ cdef struct Udp:
     uint32_t *listened      # by listener number: its flows
     Client *clients
     Batch batch
+    Train train
     Inbox inbox
     uint8_t *quote          # 8 bytes and ERROR_BYTES: what an error quotes
     uint8_t *message        # LARGEST_DATAGRAM: an echo that a raw socket is to send

@@ -46,9 +46,9 @@ from vswitch.nat._datagrams cimport (
 )
 from vswitch.nat._echo cimport echo_out
 from vswitch.nat._emit cimport complain_errno, complain_flow, voice_close, voice_open
-from vswitch.nat._inbound cimport heed_errors, receive
+from vswitch.nat._inbound cimport heed_errors, receive, train_leaves
 from vswitch.nat._mappings cimport idle_seconds, mappings_close, mappings_open, open_flow, unlink_flow
-from vswitch.nat._nat cimport MAX_LISTENERS
+from vswitch.nat._nat cimport EMIT_ROOM, MAX_LISTENERS
 from vswitch.nat._published cimport address_client, receive_clients
 from vswitch.nat._report cimport report_closed
 from vswitch.nat._sockets cimport EPOLLERR, EPOLLIN
@@ -71,13 +71,14 @@ cdef bint udp_open(Switch *sw) noexcept nogil:
     udp.clients = <Client *>calloc(sw.nat.conntrack.capacity, sizeof(Client))
     udp.batch.payload = <uint8_t *>malloc(BATCH_BYTES)
     udp.batch.flow = NO_FLOW
+    udp.train.room = <uint8_t *>malloc(EMIT_ROOM + 8 + BATCH_BYTES)
     udp.quote = <uint8_t *>malloc(8 + ERROR_BYTES)
     udp.message = <uint8_t *>malloc(LARGEST_DATAGRAM)
     fits = voice_open(&udp.voice)
     fits = mappings_open(udp, sw.nat.conntrack.capacity) and fits
     fits = inbox_open(&udp.inbox) and fits
-    if (not fits or udp.listened == NULL or udp.clients == NULL or udp.batch.payload == NULL or udp.quote == NULL
-            or udp.message == NULL):
+    if (not fits or udp.listened == NULL or udp.clients == NULL or udp.batch.payload == NULL or udp.train.room == NULL
+            or udp.quote == NULL or udp.message == NULL):
         udp_close(sw)
         return False
     for i in range(MAX_LISTENERS):
@@ -96,6 +97,7 @@ cdef void udp_close(Switch *sw) noexcept nogil:
     free(udp.listened)
     free(udp.clients)
     free(udp.batch.payload)
+    free(udp.train.room)
     free(udp.quote)
     free(udp.message)
     free(udp)
@@ -325,9 +327,11 @@ cdef void udp_due(Switch *sw, Port *port, Flow *flow) noexcept nogil:
 
 
 cdef void udp_end(Switch *sw, Port *port, Flow *flow) noexcept nogil:
-    """Forgets a flow; what it has gathered leaves before."""
+    """Forgets a flow; what was gathered of it leaves before."""
     if udp_of(sw).batch.flow == flow.number:
         udp_flush(sw)
+    if udp_of(sw).train.flow == flow.number:
+        train_leaves(sw)
     report_closed(sw, flow)
     unlink_flow(sw, port, flow)
     flow_remove(&sw.nat.conntrack, &port.share, flow)
