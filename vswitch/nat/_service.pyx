@@ -61,7 +61,7 @@ cdef void tcp_serve(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     if flow.tcp.state != ESTABLISHED:
         if flow.tcp.marks & ACK_NOW and flow.tcp.state != CONNECTING:
             flow.tcp.marks &= ~ACK_NOW
-            send_control(sw, port, flow, 0, flow.tcp.snd_nxt)
+            send_control(sw, port, flow, 0, flow.tcp.snd_max)
         return
     let_go_of_acknowledged(sw, port, flow, False)
     opened = grant(sw, flow, False)
@@ -70,7 +70,7 @@ cdef void tcp_serve(Switch *sw, Port *port, Flow *flow) noexcept nogil:
         tcp_abort(sw, port, flow, False)
         return
     if flow.tcp.acknowledged != flow.tcp.rcv_nxt or flow.tcp.marks & ACK_NOW or opened:
-        send_control(sw, port, flow, 0, flow.tcp.snd_nxt)
+        send_control(sw, port, flow, 0, flow.tcp.snd_max)
     flow.tcp.marks &= ~ACK_NOW
     if over(sw, port, flow):
         return

@@ -163,7 +163,7 @@ cdef int lingering(Switch *sw, Port *port, Flow *flow, const Packet *packet) noe
             tcp_end(sw, port, flow, False)
         return 0
     if packet.l4[13] & (TCP_FIN | TCP_SYN) or packet.l4_bytes > (packet.l4[12] >> 4) * 4:
-        send_control(sw, port, flow, 0, flow.tcp.snd_nxt)
+        send_control(sw, port, flow, 0, flow.tcp.snd_max)
     return 0
 
 
