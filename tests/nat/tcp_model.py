@@ -155,15 +155,15 @@ class Line:
 
     def foresee(self, at: int, size: int, fin: bool, ack: int, window: int) -> None:
         """What follows from a segment that counts."""
-        if ack > self.una:
-            self.una, self.equal = ack, 0
-        elif ack == self.una < self.peak and not size and not fin and window == self.wnd:
+        if ack == self.una < self.peak and not size and not fin and window == self.wnd:
             self.equal += 1
             if self.equal == 3:
                 self.recover = self.peak
         self.edge_ever = max(self.edge_ever, ack + window)
-        if at > self.wl1 or (at == self.wl1 and ack >= self.wl2):
+        if ack > self.una or at > self.wl1 or (at == self.wl1 and ack >= self.wl2):
             self.wnd, self.wl1, self.wl2 = window, at, ack
+        if ack > self.una:
+            self.una, self.equal = ack, 0
         if at <= self.may_take and (self.end_at is None or self.may_take <= self.end_at):
             self.may_take = max(self.may_take, at + size)
             self.may_take += fin and self.may_take == self.end_at

@@ -6,7 +6,7 @@ from __future__ import annotations
 import socket
 
 import pytest
-from tcp_peer import ahead, drained, ending, fill, stuff, wrapped
+from tcp_peer import ahead, drained, ending, fill, mss_option, stuff, wrapped
 
 DATA = bytes(number * 7 % 251 for number in range(1 << 20))
 EDGE_OF_NUMBERS = pytest.mark.parametrize("iss", [0xFFFFFFF0, 0x7FFFFFF0], ids=["wraps", "changes sign"])
@@ -160,6 +160,41 @@ def test_the_window_of_the_container_is_kept_to(net):
     peer.hears_nothing()
     peer.send("A", window=20)
     assert len(peer.expect("A").payload) == 2560
+
+
+def test_the_window_that_comes_with_a_repeated_segment_is_kept_to(net):
+    peer, host = net.connected(window=60_000, scale=0)
+    fill_some(host, 200_000)
+    peer.put("PA", DATA[1000:2000], seq=peer.snd_nxt + 1000)
+    first = peer.read(60_000, acknowledge=False)
+    peer.inbox.clear()
+    peer.send("PA", DATA[:1000], window=0)
+    peer.expect("A", ack=peer.snd_nxt, payload=b"")
+    peer.hears_nothing()
+    peer.send("PA", DATA[1000:2000], window=3000)
+    assert len(peer.expect("A", ack=peer.snd_nxt).payload) == 3000 and first == DATA[:60_000]
+
+
+def test_what_a_container_acknowledges_counts_where_it_has_filled_its_window_and_a_segment_is_missing(net):
+    peer, host = net.connected(options=mss_option())
+    fill_some(host, 200_000)
+    start, edge = peer.snd_nxt, peer.edge
+    peer.send("PA", DATA[1460:][: ahead(edge, start) - 1460], seq=start + 1460)
+    peer.snd_nxt = edge
+    first = peer.expect("A", ack=start)
+    peer.send("A", ack=first.seq + 60_000)
+    assert any(segment.payload for segment in peer.inbox), peer.inbox
+
+
+def test_an_acknowledgement_bears_a_number_that_a_container_believes_after_a_timeout(net):
+    peer, host = net.connected(window=10)
+    fill_some(host, 5_000)
+    segment = peer.expect("A")
+    peer.send("A", ack=segment.seq, window=0)
+    net.step(after_s=1.1)
+    peer.inbox.clear()
+    peer.send("PA", b"data", window=0, ack=segment.seq)
+    peer.expect("A", ack=peer.snd_nxt, seq=wrapped(segment.seq + len(segment.payload)))
 
 
 def test_no_sliver_of_a_segment_is_sent_while_something_is_under_way(net):

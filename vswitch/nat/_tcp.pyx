@@ -219,14 +219,15 @@ cdef int opened_at_once(Switch *sw, Port *port, Flow *flow) noexcept nogil:
 
 
 cdef bint acceptable_seq(const Flow *flow, uint32_t seq, uint32_t length) noexcept nogil:
-    """The four cases of RFC 9293 section 3.10.7.4; at a closed window the next byte's acknowledgement still counts."""
+    """The four cases of RFC 9293 section 3.10.7.4. A segment without payload may stand at the window's right edge too: that is the next number
+    of a container that has filled it, and what it acknowledges counts."""
     cdef uint32_t window = flow.tcp.rcv_edge - flow.tcp.rcv_nxt
     if <int32_t>window < 0:
         window = 0
     if seq == flow.tcp.rcv_nxt:
         return True
     if length == 0:
-        return seq - flow.tcp.rcv_nxt < window
+        return seq - flow.tcp.rcv_nxt <= window
     return seq - flow.tcp.rcv_nxt < window or (seq + length - 1 - flow.tcp.rcv_nxt < window)
 
 
@@ -253,7 +254,8 @@ cdef int reset_by_container(Switch *sw, Port *port, Flow *flow, uint32_t seq) no
 
 
 cdef int acknowledgement(Switch *sw, Port *port, Flow *flow, const Packet *packet, uint32_t seq, uint32_t bytes) noexcept nogil:
-    """What the container has of ours, and how much more it takes."""
+    """What the container has of ours, and how much more it takes. A segment that acknowledges something new is newer than what was heard
+    before, whatever its sequence number: a repeated one tells today's window."""
     cdef const uint8_t *tcp = packet.l4
     cdef uint32_t ack = read32(tcp + 8), window = read16(tcp + 14) << flow.tcp.peer_scale
     cdef bint more = before(flow.tcp.snd_una, ack)
@@ -274,7 +276,7 @@ cdef int acknowledgement(Switch *sw, Port *port, Flow *flow, const Packet *packe
         more = False
     elif not more and ack == flow.tcp.snd_una and ack != flow.tcp.snd_max and bytes == 0 and window == flow.tcp.snd_window and not tcp[13] & TCP_FIN:
         duplicate(sw, port, flow)
-    if before(flow.tcp.window_seq, seq) or (flow.tcp.window_seq == seq and not before(ack, flow.tcp.window_ack)):
+    if more or before(flow.tcp.window_seq, seq) or (flow.tcp.window_seq == seq and not before(ack, flow.tcp.window_ack)):
         if window and (flow.tcp.marks & PROBING or (flow.tcp.snd_window == 0 and flow.tcp.backoff)):
             flow.tcp.marks &= ~PROBING
             flow.tcp.backoff = 0
