@@ -14,8 +14,8 @@ import socket
 from patience import eventually
 from tcp_peer import FLAGS, Net, Peer, Segment, ahead, reset
 
-TABLE = random.Random(3).randbytes(1 << 22)
-LONGEST = 1 << 20  # of a stream
+TABLE = random.Random(3).randbytes(1 << 24)
+LONGEST = 1 << 22  # of a stream: more than a host that doesn't read takes
 FAR = 1 << 25  # beyond any window
 LONGEST_FRAME = 60_000
 SMALL_WINDOW = 20_000  # a host socket has at least this room
@@ -192,6 +192,8 @@ class Line:
         self.past.append((flags, at, payload, ack, self.window if window is None else window))
         verdict = self.put(flags, at, payload, ack, window)
         self.step()
+        if self.tight and payload and at <= taken == self.taken and verdict == "ack":
+            return  # the host's socket and the pool had no room for it: the container will say it again
         self.follow(verdict)
         if sure and self.may_take <= room_to and not self.over:
             assert self.taken == self.may_take, f"{taken} → {self.taken}, not {self.may_take}: {self}"
@@ -234,6 +236,13 @@ class Line:
             self.speak("PA", at, payload, **how)
         else:
             self.acknowledge(**how)
+
+    def stuff(self) -> None:
+        """All that the host takes without reading it."""
+        taken = -1
+        while not self.over and self.end_at is None and self.taken > taken and self.room_to > self.taken:
+            taken = self.taken
+            self.offer(taken, LONGEST_FRAME)
 
     def acknowledge(self, **how) -> None:
         """An acknowledgement alone, whose number is behind all that was ever sent."""
@@ -314,7 +323,7 @@ class Line:
             self.close()
         settled(self.ended, f"both ends are closed: {self}")
         if not self.host_gone and self.quiet_s < CLOSED_S:
-            settled(self.host_read_all, f"the host hears the end of {self}")
+            settled(self.host_hears_the_end, f"the host hears the end of {self}")
             assert self.over != "closed" or self.read == self.end_at
 
     def finish_up(self) -> None:
@@ -344,6 +353,10 @@ class Line:
         while self.host_reads(65536):
             pass
         return self.read_end
+
+    def host_hears_the_end(self) -> bool:
+        self.step()
+        return self.host_read_all()
 
     def ended(self) -> bool:
         if not self.over:

@@ -19,7 +19,7 @@ from tcp_model import FAR, GIVE_UP_S, LONGEST, SMALL_WINDOW, Line, settled
 from tcp_peer import Net, mss_option, reset, scale_option
 from way_out import INSIDE4, INSIDE6
 
-EXAMPLES = 5 + int(5 * float(os.environ.get("VSWITCH_FUZZ_SECONDS", "3")))
+EXAMPLES = 5 + int(12 * float(os.environ.get("VSWITCH_FUZZ_SECONDS", "3")))
 LINES = 4
 CONNECTING = 1
 NEVER_ANSWERED_S = 61
@@ -239,13 +239,20 @@ class Traffic(RuleBasedStateMachine):
         if line := self.some(which):
             line.close()
 
-    @rule(which=WHICH)
-    def sends_the_rest_and_closes(self, which):
+    @rule(which=WHICH, beyond=st.sampled_from([-1, 400]))
+    def sends_the_rest_and_closes(self, which, beyond):
+        """The end comes with the last bytes, some of which may lie beyond the window."""
         line = self.some(which, lambda line: not line.ended_up)
-        if line and line.room_to - line.taken > 1000:
-            line.end_at = line.end_at or max(line.offered, line.taken)
-            payload = line.upstream(line.taken, line.room_to - line.taken - 1)
+        if line:
+            line.end_at = line.end_at or max(line.offered, line.taken + 100)
+            payload = line.upstream(line.taken, max(1, line.room_to - line.taken + beyond))
+            line.offered = max(line.offered, line.taken + len(payload))
             line.speak("FPA" if line.taken + len(payload) == line.end_at else "PA", line.taken, payload)
+
+    @rule(which=WHICH)
+    def sends_all_that_is_taken(self, which):
+        if line := self.some(which, lambda line: line.tight):
+            line.stuff()
 
     @rule(which=WHICH, at=st.sampled_from([0, 0, 1, 200, *([-1, FAR] * 2)]))
     def resets(self, which, at):
