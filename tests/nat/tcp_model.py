@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One TCP connection as it must be: both streams of bytes, who has closed what, and what each segment has to be answered with.
+"""One TCP connection as it must be: both streams of bytes, who has closed what, how each segment has to be answered.
 
-A `Line` drives a Peer (the container's end, any segment in any order) and a real socket (the host's end), and holds all that
-either hears against RFC 9293 section 3.10.7.4. Everything counts in offsets of the two streams; the end of a stream counts
-as one more byte. `taken`, `una` and `peak` are what the translator calls rcv_nxt, snd_una and snd_max.
+A `Line` drives a Peer (the container's end, any segment in any order) and a real socket (the host's end), and holds all
+that either hears against RFC 9293 section 3.10.7.4. Everything counts in offsets of the two streams; the end of a
+stream counts as one more byte. `taken`, `una` and `peak` are what the translator calls rcv_nxt, snd_una and snd_max.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GIVE_UP_S, CLOSED_S, IDLE_S = 60, 239, 7439
 def stream(number: int, at: int, size: int) -> bytes:
     """Bytes of a connection's stream: every connection and direction has its own."""
     start = number * 65_537 + at
-    assert 0 <= at and start + size <= len(TABLE)
+    assert at >= 0 and start + size <= len(TABLE)
     return TABLE[start : start + size]
 
 
@@ -53,7 +53,7 @@ class Line:
         # what has come of it
         self.over = ""  # the translator has no such connection any more, and why
         self.host_gone = ""
-        self.poisoned = False  # the host's kernel may answer with a reset: closed with bytes unread, or sent to after that
+        self.poisoned = False  # closed with bytes unread, or sent to after that: a reset may come of it
         self.spoke_ns = net.switch.now_ns
         self.answers: list[tuple[Segment, bool]] = []
         self.past: list[tuple] = []  # sound segments, to be said again late
@@ -120,7 +120,7 @@ class Line:
         news = bool(segment.taken) or ack > self.taken or self.room_to > self.told_room
         self.taken, self.told_room = ack, self.room_to
         if segment.payload:
-            assert 0 <= at and at + len(segment.payload) <= self.given, (segment, self)
+            assert at >= 0 and at + len(segment.payload) <= self.given, (segment, self)
             assert segment.payload == stream(self.number + 32, at, len(segment.payload)), (segment, self)
         assert not fin or (self.given_end and end == self.given + 1), (segment, self)
         assert segment.taken or at in (self.peak, self.una - 1), f"the container may not believe {segment}: {self}"
@@ -136,11 +136,12 @@ class Line:
     # ---- what the container says
 
     def verdict(self, flags: str, at: int, size: int, ack: int) -> tuple[str, bool]:
-        """How it must be answered ("silence", "ack", "gone", "unclear"), and whether its acknowledgement and payload count."""
+        """How it must be answered ("silence", "ack", "gone", "unclear"); whether what it brings counts."""
         length = size + ("F" in flags)
         last = at + max(length, 1) - 1
         room = max(self.room_to - self.taken, 0)
-        inside = 0 <= at - self.taken < room + (not length) or at == self.taken or (length and 0 <= last - self.taken < room)
+        inside = at == self.taken or 0 <= at - self.taken < room + (not length)
+        inside = inside or (length and 0 <= last - self.taken < room)
         if not inside and (0 <= at - self.taken < FAR or 0 <= last - self.taken < FAR):
             return "unclear", False
         if "R" in flags:
@@ -182,7 +183,7 @@ class Line:
         self.spoke_ns = self.net.switch.now_ns
         return verdict
 
-    def speak(self, flags: str, at: int, payload: bytes = b"", *, ack: int | None = None, window: int | None = None) -> None:
+    def speak(self, flags: str, at: int, payload: bytes = b"", *, ack: int | None = None, window: int | None = None):
         """One segment, and what comes of it."""
         self.step()
         if self.over:
@@ -340,7 +341,7 @@ class Line:
         settled(done, f"the host hears all: {self}")
 
     def said_again(self) -> None:
-        """The first bytes that were not taken, with the end if it is among them, and an acknowledgement of all that was heard."""
+        """The first bytes that were not taken, with the end if it is among them; acknowledges all that was heard."""
         payload = self.upstream(self.taken, min(self.offered - self.taken, self.room_to - self.taken, 30_000))
         if self.end_at is not None and self.taken + len(payload) == self.end_at:
             self.speak("FPA", self.taken, payload, ack=self.heard, window=60_000)

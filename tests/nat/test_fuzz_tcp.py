@@ -105,7 +105,7 @@ class Crowd:
             return self.chance.random() < 0.5, self.chance.randrange(65536), self.chance.randrange(65536)
         return self.chance.choice(list(self.ends)[-12:])
 
-    def say(self, key, flags: str | int, payload: bytes = b"", *, seq=0, ack=0, window=500, options=b"", offset=None, sound=True):
+    def say(self, key, flags, payload=b"", *, seq=0, ack=0, window=500, options=b"", offset=None, sound=True):
         """A segment, numbered relative to what is next; `sound` gives it the offload header that it needs."""
         end, (v6, sport, dport) = self.ends.setdefault(key, End(1000)), key
         flags = flags if isinstance(flags, int) else bits(flags)
@@ -148,16 +148,16 @@ class Crowd:
         )
         while chance.random() < 0.5:
             at = chance.randrange(14, min(len(frame), l4 + 40))
-            frame = frame[:at] + bytes([chance.choice([0, 255, frame[at] ^ 1 << chance.randrange(8)])]) + frame[at + 1 :]
+            value = chance.choice([0, 255, frame[at] ^ 1 << chance.randrange(8)])
+            frame = frame[:at] + bytes([value]) + frame[at + 1 :]
         if chance.random() < 0.3:
             frame = frame[: chance.randrange(14, len(frame))]
         return bytes(frame), header if chance.random() < 0.6 else bytes(12)
 
     def options(self) -> bytes:
         chance = self.chance
-        made = chance.choice(
-            [b"", mss_option(chance.randrange(65536)), mss_option(1400) + scale_option(chance.randrange(256)), chance.randbytes(40)]
-        )
+        scaled = mss_option(1400) + scale_option(chance.randrange(256))
+        made = chance.choice([b"", mss_option(chance.randrange(65536)), scaled, chance.randbytes(40)])
         return made[: chance.choice([0, 4, 8, 40])].ljust(len(made) + 3 & ~3, b"\1")[:40]
 
     def open(self) -> None:
@@ -191,9 +191,8 @@ class Crowd:
         """A frame that isn't even sound."""
         chance = self.chance
         offset = chance.randrange(16) if chance.random() < 0.5 else None
-        self.say(
-            self.some(), chance.choice(COMMON), DATA[: chance.choice(SIZES)], options=self.options(), offset=offset, sound=False
-        )
+        flags, payload = chance.choice(COMMON), DATA[: chance.choice(SIZES)]
+        self.say(self.some(), flags, payload, options=self.options(), offset=offset, sound=False)
 
     # ---- hosts
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published ports over both families, also where client and container speak different ones; and networks with the largest MTU."""
+"""Published ports over both families, also where client and container speak different ones; and the largest MTU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ DATA = bytes(number * 7 % 251 for number in range(1 << 20))
 
 def visited(net: Net, *, client6: bool, container6: bool, host_ip: str | None):
     """A client of a container that has one address: (SYN, the container's end, the client)."""
-    port = net.publish(80, inside4=None if container6 else INSIDE4, inside6=INSIDE6 if container6 else None, host_ip=host_ip)
+    addresses = {"inside4": None, "inside6": INSIDE6} if container6 else {"inside4": INSIDE4}
+    port = net.publish(80, **addresses, host_ip=host_ip)
     client = net.client(port, v6=client6)
     peer = net.calling(80, mss=1400)
     syn = peer.expect("S")
@@ -67,8 +68,14 @@ def test_a_client_of_the_other_family_appears_as_the_gateway(net, client6):
 def test_a_datagram_client_of_the_other_family_appears_as_the_gateway(net, client6):
     group = net.keep(open_listeners(None, 0, 1, "udp", 5353))
     inside, gateway = (INSIDE4, GATEWAY4) if client6 else (INSIDE6, GATEWAY6)
-    addresses = {"address4": frames.ip(INSIDE4) if client6 else None, "address6": None if client6 else frames.ip(INSIDE6)}
-    assert net.switch.plane.post_listen(group, 0, network=0, port=net.host.index, **addresses)
+    assert net.switch.plane.post_listen(
+        group,
+        0,
+        network=0,
+        port=net.host.index,
+        address4=frames.ip(INSIDE4) if client6 else None,
+        address6=None if client6 else frames.ip(INSIDE6),
+    )
     net.switch.step()
     with socket.socket(socket.AF_INET6 if client6 else socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(2)

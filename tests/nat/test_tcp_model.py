@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a container and a host do to their connections, in any order: the translator keeps to the model in tcp_model.py.
+"""Whatever a container and a host do to their connections, in any order: the translator keeps to tcp_model.py.
 
 VSWITCH_FUZZ_SECONDS says how long each test runs; hypothesis prints the steps of a failure.
 """
@@ -14,10 +14,17 @@ from functools import partial
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from tcp_model import FAR, GIVE_UP_S, LONGEST, SMALL_WINDOW, Line, settled
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from tcp_model import FAR, GIVE_UP_S, LONGEST, Line, settled
 from tcp_peer import Net, mss_option, reset, scale_option
-from way_out import INSIDE4, INSIDE6
+from way_out import INSIDE6
 
 EXAMPLES = 5 + int(12 * float(os.environ.get("VSWITCH_FUZZ_SECONDS", "3")))
 LINES = 4
@@ -73,7 +80,8 @@ class Traffic(RuleBasedStateMachine):
     def open_out(self, v6, tight, iss, mss, shift, twice):
         options = mss_option(mss) + (b"" if shift is None else scale_option(shift))
         server = self.servers[v6, tight]
-        peer = self.net.peer(server.getsockname()[1], v6=v6, iss=iss, mss=mss, options=options, window=60_000 >> (shift or 0))
+        window = 60_000 >> (shift or 0)
+        peer = self.net.peer(server.getsockname()[1], v6=v6, iss=iss, mss=mss, options=options, window=window)
         peer.send("S", options=options)
         first = peer.expect("SA", ack=peer.snd_nxt)
         peer.take_syn(first)
@@ -88,7 +96,12 @@ class Traffic(RuleBasedStateMachine):
         self.line(peer, self.net.accepted(server), shift or 0, window=peer.window << (shift or 0), tight=tight)
 
     @precondition(lambda self: len(self.lines) < LINES)
-    @rule(v6=st.booleans(), iss=ISS, shift=st.sampled_from([None, 0, 7]), how=st.sampled_from(["plain", "late", "both", "no"]))
+    @rule(
+        v6=st.booleans(),
+        iss=ISS,
+        shift=st.sampled_from([None, 0, 7]),
+        how=st.sampled_from(["plain", "late", "both", "no"]),
+    )
     def open_in(self, v6, iss, shift, how):
         options = mss_option(1200) + (b"" if shift is None else scale_option(shift))
         client = self.net.client(self.published[v6], v6=v6)
