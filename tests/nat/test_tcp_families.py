@@ -112,3 +112,10 @@ def test_segments_as_long_as_the_largest_mtu_pass_both_ways(wide_net, v6):
     peer.write(DATA[:500_000], piece=60_000)
     assert drained(wide_net, host, 500_000) == DATA[:500_000]
     assert host.send(b"more") and peer.read(4) == b"more"
+
+
+def test_with_segments_as_long_as_the_window_small_pieces_do_not_wait_for_each_other(wide_net):
+    peer, host = wide_net.connected(mss=65480, options=mss_option(65480), window=65535)
+    for piece in (DATA[:60], DATA[60:120], DATA[120:180]):
+        host.send(piece)
+        peer.expect("A", payload=piece)

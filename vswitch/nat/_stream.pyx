@@ -12,8 +12,8 @@ socket's own receive queue, and a loss is repaired by peeking again. Acknowledge
 DISCARD_BYTES. Where the socket can't do that, bytes are read into chunks, which are kept until they are acknowledged. Chunks have
 room for the headers in front, so both ways copy equally often.
 
-pump() says why it stopped. It stops for the container's window (and doesn't send less than a full segment into the rest of one while
-something is under way, RFC 9293 section 3.8.6.2.2), when the socket is empty, and after `frames` frames or when the container had its share of
+pump() says why it stopped. It stops for the container's window (and sends neither less than a full segment nor less than half a window into
+the rest of one while something is under way, RFC 9293 section 3.8.6.2.1), when the socket is empty, and after `frames` frames or when the container had its share of
 this turn, PUMP_BYTES.
 
 Limits: MAX_CHUNKS for everybody; what one container may hold of them follows what is free, as for flows. Without a chunk a short send
@@ -206,7 +206,7 @@ cdef int pump(Switch *sw, Port *port, Flow *flow, int frames) noexcept nogil:
         if under_way >= flow.tcp.snd_window:
             return 0
         room = min(flow.tcp.snd_window - under_way, most)
-        if room < flow.tcp.mss and under_way:
+        if under_way and room < min(<uint32_t>flow.tcp.mss, flow.tcp.snd_window // 2):
             return 0
         if frames == 0 or port.share.pumped >= PUMP_BYTES:
             return 1
