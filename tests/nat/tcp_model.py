@@ -279,11 +279,11 @@ class Line:
         self.read_end = True
         return True
 
-    def host_sends(self, size: int) -> None:
+    def host_sends(self, size: int, flags: int = 0) -> None:
         if self.host_gone or self.given_end:
             return
         try:
-            self.given += self.host.send(stream(self.number + 32, self.given, min(size, LONGEST - self.given)))
+            self.given += self.host.send(stream(self.number + 32, self.given, min(size, LONGEST - self.given)), flags)
         except BlockingIOError:
             return
         except ConnectionError:

@@ -305,10 +305,14 @@ class Traffic(RuleBasedStateMachine):
 
     # ---- the host
 
-    @rule(which=WHICH, size=st.sampled_from([1, 1460, 40_000, 150_000]))
-    def host_sends(self, which, size):
+    @rule(
+        which=WHICH,
+        size=st.sampled_from([1, 1460, 40_000, 150_000]),
+        urgent=st.sampled_from([0, 0, 0, socket.MSG_OOB]),
+    )
+    def host_sends(self, which, size, urgent):
         if line := self.some(which):
-            line.host_sends(size)
+            line.host_sends(size, urgent)
 
     @rule(which=WHICH, size=st.sampled_from([1, 1000, 20_000, LONGEST]))
     def host_reads(self, which, size):

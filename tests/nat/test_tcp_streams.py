@@ -372,6 +372,21 @@ def test_what_comes_after_a_timeout_is_not_sent_twice_if_it_had_arrived(net):
     assert data + rest == DATA[:sent]
 
 
+def test_urgent_data_is_data_at_its_place_in_the_stream(net):
+    for peer, host in (net.connected(), net.visited()):
+        host.send(b"before")
+        net.step()
+        host.send(b"urgent!", socket.MSG_OOB)
+        net.step()
+        host.send(b"after")
+        assert peer.read(18, acknowledge=False) == b"beforeurgent!after"
+        host.send(b"more")
+        assert peer.read(4) == b"more"
+        host.send(b"!", socket.MSG_OOB)
+        host.send(b"the end")
+        assert peer.read(8) == b"!the end"
+
+
 def test_both_directions_at_once(net):
     peer, host = net.connected()
     from_host = fill(net, host, DATA)

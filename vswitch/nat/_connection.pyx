@@ -26,7 +26,9 @@ from vswitch.nat._report cimport report_closed, report_opened
 from vswitch.nat._segments cimport TCP_SYN, send_reset, send_syn
 from vswitch.nat._service cimport arm, touch
 from vswitch.nat._shares cimport claim_descriptor, claim_flow, claim_half_open, return_descriptor, return_half_open
-from vswitch.nat._sockets cimport EPOLL_CTL_ADD, FLOW_EVENTS, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl, epoll_event, poll_key, setsockopt
+from vswitch.nat._sockets cimport (
+    EPOLL_CTL_ADD, FLOW_EVENTS, SO_OOBINLINE, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl, epoll_event, poll_key, setsockopt,
+)
 from vswitch.nat._stream cimport MAX_CHUNKS, Chunk, TcpPool, free_chunks, grant, let_go_of_acknowledged, pool_of
 from vswitch.nat._tcp cimport (
     CONNECTING, DRAINED, ESTABLISHED, FIN_ACKED, FIRST_CLOSER, HALF_OPEN, NO_CHUNK, PEEKED, RETRANSMITS, SHUT, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
@@ -120,9 +122,11 @@ cdef void connected(Switch *sw, Port *port, Flow *flow) noexcept nogil:
 
 
 cdef void start_peeking(Switch *sw, Flow *flow) noexcept nogil:
-    """Lets the socket's data stay in it until the container has it, where the kernel can do that."""
-    cdef int offset = 0
+    """Lets the socket's data stay in it until the container has it, where the kernel can do that. Urgent data is data like any other (RFC
+    6093 section 4): out of line it would be lost, and be a hole in the stream that peek offsets don't count."""
+    cdef int offset = 0, on = 1
     cdef bint works = sw.nat.peek6 if flow.ipv6 else sw.nat.peek4
+    setsockopt(flow.fd, SOL_SOCKET, SO_OOBINLINE, &on, sizeof(on))
     if works and setsockopt(flow.fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) == 0:
         flow.tcp.marks |= PEEKED
 
