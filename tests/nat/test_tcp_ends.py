@@ -176,6 +176,18 @@ def test_payload_after_the_containers_end_is_acknowledged_but_not_taken(net):
     assert host.recv(10) == b""
 
 
+def test_an_end_behind_payload_that_was_not_taken_is_not_taken_either(net):
+    peer, host = net.connected(receive_bytes=4096)
+    taken = stuff(net, peer, bytes(60_000))
+    peer.send("FPA", bytes(60_000), move=False)
+    assert drained(net, host, len(taken)) == taken
+    net.step()
+    with pytest.raises(BlockingIOError):
+        host.recv(1)
+    peer.send("FPA", b"the end")
+    assert drained(net, host, 7) == b"the end" and ending(net, host) == b""
+
+
 # ---- resets
 
 
