@@ -10,10 +10,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import patience
+
+from vswitch.container._linux import CLONE_NEWNET, setns
 
 BIN = Path(sys.executable).parent
 DEADLINE_S = 15.0
@@ -25,14 +27,11 @@ def eventually(probe: Callable, what: str, deadline_s: float = DEADLINE_S):
     return patience.eventually(probe, what, deadline_s)
 
 
-class Namespace:
-    """A throw-away network namespace with a name."""
+class Network:
+    """A network namespace by its path, and programs in it."""
 
-    def __init__(self, name: str):
-        self.name = name
-        self.path = f"/run/netns/{name}"
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+    def __init__(self, path: str):
+        self.path = path
 
     def run(self, *command: str, check: bool = True, timeout: float = 60, **options) -> subprocess.CompletedProcess:
         """Runs a program in it to its end; a failure shows what it wrote."""
@@ -50,6 +49,37 @@ class Namespace:
     def start(self, *command: str, **options) -> subprocess.Popen:
         """Starts a program in it."""
         return subprocess.Popen(["nsenter", f"--net={self.path}", *command], text=True, **options)
+
+    @contextlib.contextmanager
+    def serving(self, port: int, *command: str, **options) -> Iterator[subprocess.Popen]:
+        """A server in it that listens on a port, TCP or UDP; it ends with the block."""
+        server = self.start(*command, **options)
+        try:
+            eventually(lambda: f":{port} " in self.run("ss", "-tuln").stdout, f"{command[0]} to listen on {port}")
+            yield server
+        finally:
+            server.kill()
+            server.wait()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """This thread inside the namespace."""
+        with open("/proc/thread-self/ns/net") as home, open(self.path) as there:
+            setns(there.fileno(), CLONE_NEWNET)
+            try:
+                yield
+            finally:
+                setns(home.fileno(), CLONE_NEWNET)
+
+
+class Namespace(Network):
+    """A throw-away network namespace with a name."""
+
+    def __init__(self, name: str):
+        super().__init__(f"/run/netns/{name}")
+        self.name = name
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
 
     def remove(self) -> None:
         subprocess.run(["ip", "netns", "del", self.name], check=False, stderr=subprocess.DEVNULL)

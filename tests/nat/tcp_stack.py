@@ -8,6 +8,7 @@ import contextlib
 import random
 import select
 import socket
+from collections.abc import Callable
 
 from tcp_peer import FLAGS, Net, Peer, Segment, ahead, wrapped
 
@@ -16,17 +17,20 @@ FIRST_RTO_S = 0.3
 
 
 class Link:
-    """What happens to segments on their way; everything follows from `chance`."""
+    """What happens to segments on their way, which follows from `chance`; `harm` counts what was lost or swapped."""
 
     def __init__(self, chance: random.Random, loss: float = 0.0, double: float = 0.0, reorder: float = 0.0):
         self.chance, self.loss, self.double, self.reorder = chance, loss, double, reorder
+        self.harm = 0
 
     def passed(self, burst: list) -> list:
         came = [one for one in burst if self.chance.random() >= self.loss]
+        self.harm += len(burst) - len(came)
         came += [one for one in came if self.chance.random() < self.double]
         for at in range(len(came) - 1):
             if self.chance.random() < self.reorder:
                 came[at], came[at + 1] = came[at + 1], came[at]
+                self.harm += 1
         return came
 
 
@@ -40,6 +44,7 @@ class Stack(Peer):
         self.una, self.peak = self.base, self.base
         self.established = self.closed = self.was_reset = False
         self.equal, self.rto_s, self.due_s = 0, FIRST_RTO_S, 0.0
+        self.acknowledged = 0  # of the host's stream, as far as the switch was told
 
     @property
     def end(self) -> int:
@@ -52,8 +57,11 @@ class Stack(Peer):
 
     def emit(self, flags: str, payload: bytes = b"", *, seq: int, options: bytes = b"") -> None:
         for _ in self.link.passed([None]):
-            with contextlib.suppress(BlockingIOError):
+            try:
                 self.put(flags, payload, seq=seq, options=options)
+                self.acknowledged = len(self.got) + self.closed
+            except BlockingIOError:
+                self.link.harm += 1
 
     def turn(self, now_s: float) -> bool:
         """What has come, what there is to send; whether anything moved."""
@@ -125,8 +133,8 @@ class Stack(Peer):
 class Transfer:
     """One connection, both ways, against a real socket."""
 
-    def __init__(self, net: Net, server: socket.socket, up: bytes, down: bytes, link: Link):
-        self.stack = Stack(net, server.getsockname()[1], up, link)
+    def __init__(self, net: Net, server: socket.socket, up: bytes, down: bytes, link: Link, **how):
+        self.stack = Stack(net, server.getsockname()[1], up, link, **how)
         self.server, self.down = server, down
         self.host: socket.socket | None = None
         self.got, self.sent, self.ended, self.broken = bytearray(), 0, False, False
@@ -165,9 +173,14 @@ class Transfer:
         return self.stack.done and (self.ended or self.broken or self.host is None)
 
 
-def run(net: Net, transfers: list[Transfer], limit_s: float = 3600) -> float:
-    """Until all are done; the longest stall in virtual seconds. The clock moves only when nothing else does."""
-    now_s = quiet_since_s = longest_s = 0.0
+def run(
+    net: Net,
+    transfers: list[Transfer],
+    watch: Callable[[float], None] = lambda now_s: None,
+    limit_s: float = 3600,
+) -> None:
+    """Until all are done. The clock moves only when nothing else does; `watch` is told before."""
+    now_s = 0.0
     while not all(one.done for one in transfers):
         assert now_s < limit_s, [
             (one.stack.una, one.stack.end, one.stack.closed, one.ended) for one in transfers if not one.done
@@ -177,10 +190,10 @@ def run(net: Net, transfers: list[Transfer], limit_s: float = 3600) -> float:
         moved += [one.stack.turn(now_s) for one in transfers if not one.stack.done]
         net.step()
         if any(moved):
-            longest_s, quiet_since_s = max(longest_s, now_s - quiet_since_s), now_s
             continue
+        watch(now_s)
         hosts = [one.host for one in transfers if one.host is not None and not one.broken]
         select.select(hosts, [], [], 0.001)
         now_s += 0.02
         net.step(after_s=0.02)
-    return longest_s
+    watch(now_s)

@@ -8,121 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import stat
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from living_switch import eventually
+from rootless_switch import UID, RootlessSwitch, rootless_switch
 
 pytestmark = pytest.mark.root
 
-UID = 54323  # an ordinary user whom nobody knows
-TOP = Path(__file__).parents[2]
-BECOME = """mount --bind "$1" "$3/src" && mount --bind "$2" "$3/venv" && cd "$3" && shift 3 &&
-exec setpriv --reuid={0} --regid={0} --clear-groups "$@"
-"""
-
-
-class RootlessSwitch:
-    """vswitch-run and vswitch as user UID, who sees checkout and environment at a place where everybody may look."""
-
-    def __init__(self, place: Path):
-        self.place = place
-        for folder in ("src", "venv", "home", "run"):
-            (place / folder).mkdir()
-        for folder in ("home", "run"):
-            os.chown(place / folder, UID, UID)
-        place.chmod(0o755)
-        (place / "run").chmod(0o700)
-        self.environment = {
-            "HOME": f"{place}/home",
-            "XDG_RUNTIME_DIR": f"{place}/run",
-            "XDG_STATE_HOME": f"{place}/home/state",
-            "PATH": f"{place}/venv/bin:/usr/bin:/usr/sbin:/bin:/sbin",
-            "PYTHONPATH": f"{place}/src",
-        }
-        self.process: subprocess.Popen | None = None
-
-    def command(self, module: str, *arguments: str) -> list[str]:
-        """`module`'s main() as the user, in a mount namespace of its own."""
-        program = f"import sys; from {module} import main; sys.exit(main())"
-        return [
-            "unshare",
-            "--mount",
-            "--propagation",
-            "private",
-            "sh",
-            "-c",
-            BECOME.format(UID),
-            "sh",
-            str(TOP),
-            sys.prefix,
-            str(self.place),
-            "venv/bin/python",
-            "-c",
-            program,
-            *arguments,
-        ]
-
-    def start(self) -> None:
-        with open(self.place / "log", "a") as log:
-            self.process = subprocess.Popen(
-                self.command("vswitch.daemon.main"), env=self.environment, stdout=log, stderr=log
-            )
-        eventually(lambda: self("version", check=False).returncode == 0, "the user's switch answers")
-
-    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            self.command("vswitch.cli.main", *arguments),
-            env=self.environment,
-            text=True,
-            capture_output=True,
-            timeout=60,
-        )
-        assert not check or done.returncode == 0, (
-            f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}\n{self.log}"
-        )
-        return done
-
-    @property
-    def log(self) -> str:
-        return (self.place / "log").read_text()
-
-    def names(self) -> list[str]:
-        return [row["name"] for row in json.loads(self("ps", "-a", "--json").stdout)]
-
-    def close(self) -> None:
-        for name in self.names() if self.process.poll() is None else []:
-            self("rm", "--force", name, check=False)
-        self.process.terminate()
-        self.process.wait(15)
-
 
 @pytest.fixture
-def everybodys_tun() -> Iterator[None]:
-    """/dev/net/tun as distributions ship it."""
-    mode = stat.S_IMODE(os.stat("/dev/net/tun").st_mode)
-    os.chmod("/dev/net/tun", 0o666)
-    yield
-    os.chmod("/dev/net/tun", mode)
-
-
-@pytest.fixture
-def user(everybodys_tun) -> Iterator[RootlessSwitch]:
-    place = Path(tempfile.mkdtemp(prefix="vswitch-rootless-"))
-    switch = RootlessSwitch(place)
-    try:
-        switch.start()
+def user() -> Iterator[RootlessSwitch]:
+    with rootless_switch() as switch:
         yield switch
-    finally:
-        switch.close()
-        shutil.rmtree(place)
 
 
 def test_a_users_containers_reach_each_other_and_outlive_the_users_switch(user: RootlessSwitch):

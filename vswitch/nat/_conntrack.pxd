@@ -22,6 +22,7 @@ cdef enum Verdict:
 
 cdef struct Tcp:            # what the translator knows of a TCP connection with a container
     uint8_t state           # TcpState in _tcp.pxd
+    uint8_t partly          # the host socket's oldest buffer may be partly discarded
     uint16_t marks          # TcpMark in _tcp.pxd
     uint8_t peer_scale      # shift of the windows that the container announces
     uint8_t own_scale       # shift of the windows that we announce

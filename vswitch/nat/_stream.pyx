@@ -12,9 +12,12 @@ socket's own receive queue, and a loss is repaired by peeking again. Acknowledge
 DISCARD_BYTES. Where the socket can't do that, bytes are read into chunks, which are kept until they are acknowledged. Chunks have
 room for the headers in front, so both ways copy equally often.
 
+A remainder of less than DISCARD_BYTES is discarded when nothing is under way. The kernel charges a buffer whole until its last byte is read, and one
+from a fast sender holds half a megabyte: a few hundred bytes left in it keep its window closed, with nothing to come that would end that.
+
 pump() says why it stopped. It stops for the container's window (and sends neither less than a full segment nor less than half a window into
-the rest of one while something is under way, RFC 9293 section 3.8.6.2.1), when the socket is empty, and after `frames` frames or when the container had its share of
-this turn, PUMP_BYTES.
+the rest of one while something is under way, RFC 9293 section 3.8.6.2.1), when the socket is empty, and after `frames` frames or when the
+container had its share of this turn, PUMP_BYTES.
 
 Limits: MAX_CHUNKS for everybody; what one container may hold of them follows what is free, as for flows. Without a chunk a short send
 acknowledges less and the container sends the rest again.
@@ -27,8 +30,8 @@ from vswitch.nat._conntrack cimport may_hold
 from vswitch.nat._nat cimport POLL_FLOW
 from vswitch.nat._segments cimport TCP_FIN, TCP_PSH, send_control, send_data
 from vswitch.nat._sockets cimport (
-    EPOLL_CTL_MOD, FLOW_EVENTS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, SO_MEMINFO, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl,
-    epoll_event, getsockopt, poll_key, recv, send, setsockopt, shutdown,
+    EPOLL_CTL_MOD, FIONREAD, FLOW_EVENTS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, SO_MEMINFO, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl,
+    epoll_event, getsockopt, ioctl, poll_key, recv, send, setsockopt, shutdown,
 )
 from vswitch.nat._tcp cimport (
     AIM, DRAINED, ESTABLISHED, FIN_ACKED, FIN_IN, FIN_OUT, FIRST_CLOSER, FULL, HUNG_UP, NO_CHUNK, PEEKED, SHUT,
@@ -357,8 +360,17 @@ cdef void let_go_of_acknowledged(Switch *sw, Port *port, Flow *flow, bint all) n
                 return
             flow.tcp.first_kept = free_chunk(sw, port, flow.tcp.first_kept)
         return
-    if <int32_t>bytes <= 0 or (bytes < DISCARD_BYTES and not all):
+    if <int32_t>bytes <= 0:
+        return
+    if bytes < DISCARD_BYTES and not all and not (flow.tcp.partly and flow.tcp.snd_una == flow.tcp.snd_max):
         return
     gone = recv(flow.fd, NULL, bytes, MSG_TRUNC | MSG_DONTWAIT)
     if gone > 0:
         flow.tcp.consumed += <uint32_t>gone
+        flow.tcp.partly = bytes >= DISCARD_BYTES or holds_something(flow.fd)
+
+
+cdef bint holds_something(int fd) noexcept nogil:
+    """Whether the socket's receive queue has unread bytes, of which a buffer may be partly read."""
+    cdef int bytes = 0
+    return ioctl(fd, FIONREAD, &bytes) != 0 or bytes != 0

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test in a network namespace of its own thread, with a router and a far host beyond where it wants them."""
+"""A test in a network namespace of its own thread, with a router and a far host beyond where it wants them; a switch
+whose host has them beyond."""
 
 from __future__ import annotations
 
@@ -75,6 +76,8 @@ class Beyond:
         self.run(
             router, "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding"
         )
+        for pid in (router, far):  # so that every probe of a traceroute is answered
+            self.run(pid, "for limit in ipv4/icmp_ ipv6/icmp/; do echo 0 > /proc/sys/net/${limit}ratelimit; done")
         for family, protocol, request, to in (
             (socket.AF_INET, socket.IPPROTO_ICMP, b"\x08\0\xf7\xff\0\0\0\0", FAR4),
             (socket.AF_INET6, socket.IPPROTO_ICMPV6, b"\x80" + bytes(7), FAR6),
@@ -100,7 +103,8 @@ class Beyond:
     @staticmethod
     def holder() -> subprocess.Popen:
         """A process in a namespace of its own, which lives as long as it does."""
-        script = "ip link set lo up; echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo ready; exec sleep 60"
+        no_dad = "echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad"
+        script = f"ip link set lo up; {no_dad}; echo ready; exec sleep infinity"
         process = subprocess.Popen(["unshare", "-n", "sh", "-c", script], stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
         return process
