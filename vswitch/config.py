@@ -42,8 +42,8 @@ class SwitchSettings(Section):
     The limits are what the dataplane's tables can index (4096 networks, 65,535 ports); lower ones keep a
     shared machine's memory in bounds. Reaching one refuses the new thing and leaves the old things alone.
 
-    `busy_poll_us` is for how long at most the dataplane looks for the next packet before it sleeps, where little ones come
-    closer together than that: a reply then takes half as long, for up to a core's time while it lasts. 0: asleep at once.
+    `busy_poll_us` is for how long at most the dataplane looks for the next packet before it sleeps, where little ones
+    come closer together than that: replies then take half as long, for up to a core's time while it lasts. 0: never.
     """
 
     log_level: Annotated[LogLevel, Meta(extra=LIVE)] = "info"

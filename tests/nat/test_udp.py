@@ -182,8 +182,9 @@ def test_datagrams_of_one_size_that_follow_each_other_come_in_as_one_super_frame
     with loopback(v6) as server:
         sent(container, datagram(container, b"q", server.getsockname()[1], v6=v6))
         _, client = server.recvfrom(10)
-        for part in (DATA[:700], DATA[700:1400], DATA[1400:1500], DATA[1500:1700], b"", DATA[1700:2500], DATA[2500:3300]):
-            server.sendto(part, client)
+        ends = [0, 700, 1400, 1500, 1700, 1700, 2500, 3300]
+        for start, end in itertools.pairwise(ends):
+            server.sendto(DATA[start:end], client)
         got = answers(container)
         assert [(one.gso_size, one.payload) for one in got] == [
             (700, DATA[:1500]), (0, DATA[1500:1700]), (0, b""), (800, DATA[1700:3300]),
@@ -193,7 +194,7 @@ def test_datagrams_of_one_size_that_follow_each_other_come_in_as_one_super_frame
 
 def test_datagrams_of_different_flows_stay_apart_and_in_order(container):
     with loopback() as one, loopback() as other:
-        sent(container, datagram(container, b"q", one.getsockname()[1]), datagram(container, b"q", other.getsockname()[1]))
+        sent(container, *(datagram(container, b"q", server.getsockname()[1]) for server in (one, other)))
         client = one.recvfrom(10)[1]
         for server, part in ((one, b"first"), (one, b"again"), (other, b"third"), (one, b"last!")):
             server.sendto(part, client)
