@@ -41,7 +41,7 @@ from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
     add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
 )
-from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, epoll_event, wait_for_events
+from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, epoll_event, note_turn, wait_for_events, waiting_in_thread
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
 from vswitch.nat._nat cimport POLL_WAKE
 from vswitch.nat._translate cimport (
@@ -181,6 +181,7 @@ cdef void switch_close(Switch *sw) noexcept:
 
 cdef void switch_run(Switch *sw) noexcept nogil:
     """The dataplane thread: turns until control says stop."""
+    waiting_in_thread(&sw.waiting)
     while not sw.stop:
         switch_turn(sw, -1)
 
@@ -283,8 +284,10 @@ cdef void serve(Switch *sw, Port *port, uint32_t events) noexcept nogil:
     """A burst of frames from `port`, as long as its turn lasts."""
     cdef int left = BURST_FRAMES
     cdef Frame frame
+    cdef uint64_t before
     if port == NULL or port.gone:
         return
+    before = port.counters.rx_bytes
     port.credit += TURN_COST
     if port.credit > TURN_COST:
         port.credit = TURN_COST
@@ -295,6 +298,7 @@ cdef void serve(Switch *sw, Port *port, uint32_t events) noexcept nogil:
             break
         receive(sw, port, &frame)
         left -= 1
+    note_turn(&sw.waiting, port.index, BURST_FRAMES - left, port.counters.rx_bytes - before, left == 0 or port.credit <= 0, sw.now_ns)
     if left == BURST_FRAMES and events & (EPOLLHUP | EPOLLRDHUP | EPOLLERR) and port.credit > 0:
         lose_port(sw, port, ENOTCONN)
 

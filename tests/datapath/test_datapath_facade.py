@@ -5,6 +5,7 @@ idle means idle."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -369,3 +370,60 @@ def test_a_python_that_hogs_the_interpreter_does_not_stop_the_switch():
 
     count, longest = asyncio.run(run())
     assert count > 500 and longest < 0.15
+
+
+# ---- awake and at rest
+
+
+def pass_to_and_fro(street, times: int) -> None:
+    """Little frames, each sent when the one before has come."""
+    here, there = street.hosts[:2]
+    for _ in range(times):
+        exchange(here, there, experimental(mac(2), mac(1)))
+        exchange(there, here, experimental(mac(1), mac(2)))
+
+
+def test_frames_that_come_close_together_find_the_dataplane_awake_and_no_frames_find_it_asleep():
+    async def run():
+        async with Street(busy_poll_us=1000) as street:
+            deadline = time.monotonic() + DEADLINE_S
+            while not street.datapath.totals()["busy_polls"]:
+                assert time.monotonic() < deadline
+                pass_to_and_fro(street, 20)
+            assert stays(lambda: street.datapath.totals()["wakeups"], 0.3)
+
+    asyncio.run(run())
+
+
+def test_without_busy_polling_every_wait_is_asleep():
+    async def run():
+        async with Street() as street:
+            pass_to_and_fro(street, 200)
+            assert street.datapath.totals()["busy_polls"] == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("company", [True, False], ids=["others send too", "nobody else sends"])
+def test_a_flood_of_little_frames_lets_the_dataplane_rest_only_where_others_send_too(company):
+    async def run():
+        async with Street() as street:
+            for index in range(10, 40):
+                await street.join(index)
+            flooder, other = street.hosts[:2]
+            flooder.setblocking(False)
+
+            def rested() -> bool:
+                for _ in range(50):
+                    with contextlib.suppress(BlockingIOError):
+                        flooder.send(experimental(BROADCAST, mac(1)))
+                if company:
+                    other.send(experimental(mac(9), mac(2)))
+                return street.datapath.totals()["rests"] > 0
+
+            if company:
+                await happens(rested)
+            else:
+                assert not any(rested() for _ in range(200))
+
+    asyncio.run(run())

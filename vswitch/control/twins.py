@@ -279,6 +279,8 @@ class MemoryDatapath:
         capacities = {"port_capacity": 65535, "network_capacity": 4096, "fdb_capacity": 65536}
         return {
             "wakeups": 0,
+            "busy_polls": 0,
+            "rests": 0,
             **sizes,
             **capacities,
             "neighbours": len(self.bindings),

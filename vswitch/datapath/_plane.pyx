@@ -372,9 +372,10 @@ cdef class Dataplane(Outside):
                 for reason in range(1, <int>Drop.DROP_COUNT) if load_relaxed(&network.drops[reason])}
 
     def totals(self) -> dict:
-        """Wake-ups, table sizes and capacities, ring losses."""
+        """Wake-ups, waits that ended awake, rests beside a flood; table sizes and capacities, ring losses."""
         return {
             "wakeups": load_relaxed(&self.sw.wakeups),
+            "busy_polls": load_relaxed(&self.sw.waiting.busy_polls), "rests": load_relaxed(&self.sw.waiting.rests),
             "ports": self.sw.port_count, "port_capacity": MAX_PORTS,
             "networks": len(self.networks), "network_capacity": MAX_NETWORKS,
             "fdb_entries": self.sw.fdb.used, "fdb_capacity": self.sw.fdb.capacity, "fdb_port_share": self.sw.fdb.share,
