@@ -57,6 +57,7 @@ cdef struct Port:
     uint8_t nowait          # it is shared, and RWF_NOWAIT works on it
     uint8_t captured_by     # bit mask of sessions
     uint8_t gone            # its descriptor is dead; control has been told
+    uint8_t leaving         # control has asked for its removal, which is under way
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
     uint32_t punt_tokens    # in thousandths
     uint64_t punt_at_ns     # when they were last topped up
@@ -231,6 +232,7 @@ cdef struct Switch:
     uint8_t stop
     uint8_t *rx             # VNET_BYTES before a frame of FRAME_BYTES
     uint8_t *scratch        # finished copies
+    uint8_t *untagged       # copies without tags of VLAN 0
     uint8_t *reply          # answers and segments
 
 cdef inline void count_drops(Switch *sw, Port *port, Drop reason, uint32_t frames) noexcept nogil:

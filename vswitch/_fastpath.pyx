@@ -32,7 +32,6 @@ from libc.errno cimport EAGAIN, EBADF, EBADFD, ECONNRESET, EINTR, EINVAL, EIO, E
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
 from vswitch.arp._neighbours cimport neighbours_close, neighbours_open
@@ -41,7 +40,7 @@ from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
     add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
 )
-from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, epoll_event, note_turn, wait_for_events, waiting_in_thread
+from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, clock_ns, epoll_event, note_turn, wait_for_events, waiting_in_thread
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
 from vswitch.nat._nat cimport POLL_WAKE
 from vswitch.nat._translate cimport (
@@ -137,6 +136,7 @@ cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t nei
     sw.age_s = 300
     sw.rx = <uint8_t *>malloc(VNET_BYTES + FRAME_BYTES)
     sw.scratch = <uint8_t *>malloc(VNET_BYTES + FRAME_BYTES)
+    sw.untagged = <uint8_t *>malloc(VNET_BYTES + FRAME_BYTES)
     sw.reply = <uint8_t *>malloc(VNET_BYTES + FRAME_BYTES + REPLY_BYTES)
     fits = fdb_open(&sw.fdb, mac_capacity, mac_share, seed)
     fits = neighbours_open(&sw.neighbours, neighbour_capacity, seed) and fits
@@ -147,7 +147,7 @@ cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t nei
     fits = nat_open(sw, flow_capacity, descriptors, seed) and fits
     event.events = EPOLLIN
     event.data.u64 = <uint64_t>POLL_WAKE << 56
-    if (not fits or sw.rx == NULL or sw.scratch == NULL or sw.reply == NULL or sw.poller < 0 or sw.notify_fd < 0
+    if (not fits or sw.rx == NULL or sw.scratch == NULL or sw.untagged == NULL or sw.reply == NULL or sw.poller < 0 or sw.notify_fd < 0
             or epoll_ctl(sw.poller, EPOLL_CTL_ADD, sw.wake_fd, &event) < 0):
         switch_close(sw)
         return NULL
@@ -172,6 +172,7 @@ cdef void switch_close(Switch *sw) noexcept:
     ring_close(&sw.events)
     free(sw.rx)
     free(sw.scratch)
+    free(sw.untagged)
     free(sw.reply)
     for index in (sw.poller, sw.wake_fd, sw.notify_fd):
         if index >= 0:
@@ -221,7 +222,7 @@ cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil:
 cdef int patience(Switch *sw, int timeout_ms) noexcept nogil:
     """How long epoll may sleep, in ms: not at all while work is left over, no longer than to the next timer."""
     cdef int64_t left = nat_patience_ns(sw)
-    if sw.snapshots != NULL or not ring_empty(&sw.inject) or left == 0:
+    if sw.snapshots != NULL or not ring_empty(&sw.inject) or not ring_empty(&sw.commands) or left == 0:
         return 0
     if left > 0:
         left = (left + 999999) // 1000000
@@ -236,10 +237,8 @@ cdef int patience(Switch *sw, int timeout_ms) noexcept nogil:
 
 cdef void read_clock(Switch *sw) noexcept nogil:
     """The one place where time comes in; step() hands it in instead."""
-    cdef timespec now
     if not sw.stepped:
-        clock_gettime(CLOCK_MONOTONIC, &now)
-        sw.now_ns = <uint64_t>now.tv_sec * 1000000000 + now.tv_nsec
+        sw.now_ns = clock_ns()
 
 
 cdef void quiet(int fd) noexcept nogil:
@@ -583,16 +582,16 @@ cdef bint untag(Switch *sw, const Frame *frame, Frame *plain, VnetHeader *bare) 
         return False
     shift = at - 12
     plain[0] = frame[0]
-    plain.data = plain.finished = sw.scratch
+    plain.data = plain.finished = sw.untagged
     plain.length -= shift
     plain.l3, plain.tags, plain.ethertype = ETHERNET, 0, <uint16_t>read16(frame.data + at)
-    fence(sw.scratch, plain.length, FRAME_BYTES)
-    memcpy(sw.scratch, frame.data, 12)
-    memcpy(sw.scratch + 12, frame.data + at, plain.length - 12)
+    fence(sw.untagged, plain.length, FRAME_BYTES)
+    memcpy(sw.untagged, frame.data, 12)
+    memcpy(sw.untagged + 12, frame.data + at, plain.length - 12)
     if frame.vnet.flags & VNET_NEEDS_CSUM:
-        finish_checksum(sw.scratch, plain.length, frame.vnet.csum_start - shift, frame.vnet.csum_offset)
+        finish_checksum(sw.untagged, plain.length, frame.vnet.csum_start - shift, frame.vnet.csum_offset)
     memset(bare, 0, sizeof(VnetHeader))
-    bare.gso_type = frame.vnet.gso_type
+    bare.gso_type, bare.gso_size = frame.vnet.gso_type, frame.vnet.gso_size
     plain.vnet = bare
     return True
 

@@ -123,6 +123,13 @@ def test_events_are_told_until_ctrl_c(cli, served, style):
         assert line.split()[1:3] == ["network", "create"] and "blue" in line
 
 
+def test_flows_are_among_the_events_when_asked_for(cli, served):
+    with started("events", "--flows") as watching:
+        eventually(lambda: served.datapath.flows_watched, "it listens")
+        watching.send_signal(signal.SIGINT)
+        assert (watching.wait(10), watching.stderr.read()) == (130, "")
+
+
 def test_events_end_with_the_switch(cli, served):
     with started("events") as watching:
         eventually(lambda: served.switch.events.subscriptions, "it listens")

@@ -293,6 +293,21 @@ def test_check_says_what_the_machine_offers_and_makes_nothing(daemon: Daemon):
     assert sorted(os.listdir(daemon.folder)) == ["log", "vswitch.toml"]
 
 
+def test_check_says_what_the_way_out_may_do(daemon: Daemon):
+    _, said = check(daemon)
+    assert "ping: containers can" in said
+    assert "published ports: " in said
+
+
+@pytest.mark.root
+def test_check_names_the_sysctls_that_a_user_lacks(tmp_path):
+    stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
+    command = ["unshare", "--net", *stranger, sys.executable, "-m", "vswitch.daemon.main", "--check"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/").stdout
+    assert "--  ping: containers cannot ping outwards; allow it with `sysctl net.ipv4.ping_group_range=" in said
+    assert "--  published ports: from 1024 on; `sysctl net.ipv4.ip_unprivileged_port_start=80`" in said
+
+
 def test_check_finds_what_must_be_mended(daemon: Daemon):
     daemon.config("[pools]\nipv4 = []")
     status, said = check(daemon, "--socket", "/" + "x" * 200)

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import click
+
 from vswitch.cli.options import as_json, client_command
 from vswitch.cli.output import printable, short
 from vswitch.control.api.client import Client
@@ -13,9 +15,11 @@ from vswitch.control.api.client import Client
 
 @client_command("events")
 @as_json
-def events_command(client: Client, as_json: bool) -> None:
+@click.option("--flows", is_flag=True, help="Each connection through a gateway too, as it opens and closes.")
+def events_command(client: Client, as_json: bool, flows: bool) -> None:
     """Show events until ctrl-C; with --json one document per line."""
-    for event in client.lines("GET", "/v1/events"):
+    wanted = {"flows": "true"} if flows else {}
+    for event in client.lines("GET", "/v1/events", **wanted):
         print(json.dumps(event, ensure_ascii=False) if as_json else _line(event), flush=True)
 
 

@@ -18,6 +18,7 @@ from vswitch.control.jobs import Job, Jobs
 
 log = logging.getLogger(__name__)
 
+PING_REMEDY = "allow it with `sysctl net.ipv4.ping_group_range='0 2147483647'`"
 FLOW_EVENTS = {"flow_opened": "opened", "flow_closed": "closed"}
 FLOW_ATTRIBUTES = ("network", "protocol", "direction", "inside", "inside_port", "outside", "outside_port", "target")
 FLOW_COUNTERS = ("state", "out_packets", "out_bytes", "in_packets", "in_bytes", "age")
@@ -77,8 +78,8 @@ class Happenings:
         if not self._no_ping_said:
             self._no_ping_said = True
             log.warning(
-                "containers cannot ping outwards: this machine lets no group of ours open ping sockets;"
-                " allow it with `sysctl net.ipv4.ping_group_range='0 2147483647'`"
+                "containers cannot ping outwards: this machine lets no group of ours open ping sockets; %s",
+                PING_REMEDY,
             )
 
     def _want_flows(self, wanted: bool) -> None:

@@ -9,8 +9,10 @@ it is left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import socket
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -18,6 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from vswitch.config import ConfigError
 from vswitch.container.isolate import check_tun, isolate
 from vswitch.control.api.places import config_path, socket_path_problem
+from vswitch.control.happenings import PING_REMEDY
+from vswitch.control.host import ProcHost
 from vswitch.model import Refused
 from vswitch.ports import tap
 
@@ -40,7 +44,7 @@ class Finding(NamedTuple):
 def check(options: Options) -> int:
     """Print every finding; 0 if nothing must be mended."""
     verdicts = {True: "ok", None: "--", False: "!!"}
-    findings = [*_settings(options), *_places(options), *_kernel()]
+    findings = [*_settings(options), *_places(options), *_kernel(), *_way_out()]
     for works, text in findings:
         print(f"{verdicts[works]}  {text}")
     return int(any(works is False for works, _ in findings))
@@ -83,6 +87,41 @@ def _kernel() -> Iterator[Finding]:
         yield Finding(False, f"TAP devices: {refusal}")
         return
     yield from _tried()
+
+
+def _way_out() -> Iterator[Finding]:
+    """What containers may do through sockets of ours: ping outwards, and have low ports of the host published."""
+    if _can_ping():
+        yield Finding(True, "ping: containers can ping outwards")
+    else:
+        yield Finding(None, f"ping: containers cannot ping outwards; {PING_REMEDY}")
+    first = ProcHost().first_unprivileged_port()
+    if first == 0 or _may_bind_low_ports():
+        yield Finding(True, "published ports: any of the host's")
+    else:
+        remedy = "`sysctl net.ipv4.ip_unprivileged_port_start=80` allows lower ones"
+        yield Finding(None, f"published ports: from {first} on; {remedy}")
+
+
+def _can_ping() -> bool:
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+        with contextlib.suppress(PermissionError), socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP):
+            return True
+    return False
+
+
+def _may_bind_low_ports() -> bool:
+    """Whether a port below 1024 would be ours; one that somebody has tells nothing, so several are tried."""
+    for port in range(1, 1024):
+        try:
+            with socket.socket() as tried:
+                tried.bind(("127.0.0.1", port))
+            return True
+        except PermissionError:
+            return False
+        except OSError:
+            continue
+    return False
 
 
 def _tried() -> Iterator[Finding]:

@@ -28,32 +28,30 @@ from vswitch.nat._nat cimport Listener, WayOut
 from vswitch.nat._report cimport describe
 from vswitch.nat._translate cimport nat_forget_port, nat_kill
 from vswitch.datapath._ring cimport ring_peek, ring_release, store_release
+from vswitch.datapath._waiting cimport epoll_event
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum: EPOLLIN, EPOLLRDHUP, EPOLL_CTL_ADD, EPOLL_CTL_DEL
-    ctypedef union epoll_data_t:
-        uint64_t u64
-    struct epoll_event:
-        uint32_t events
-        epoll_data_t data
     int epoll_ctl(int poller, int op, int fd, epoll_event *event)
 
 
 cdef void apply_commands(Switch *sw) noexcept nogil:
-    """Carries out all that control has asked for."""
+    """Carries out what control has asked for; a command that takes long goes on in the next turn, and what follows it waits."""
     cdef uint32_t length
     cdef const uint8_t *record
     while True:
         record = ring_peek(&sw.commands, &length)
         if record == NULL:
             return
-        apply(sw, <const Command *>record)
+        if not apply(sw, <const Command *>record):
+            return
         ring_release(&sw.commands, length)
         store_release(&sw.completed, sw.completed + 1)
         sw.notify = 1
 
 
-cdef void apply(Switch *sw, const Command *command) noexcept nogil:
+cdef bint apply(Switch *sw, const Command *command) noexcept nogil:
+    """Whether it is done."""
     if command.op == OP_STOP:
         sw.stop = 1
     elif command.op == OP_NETWORK_ADD:
@@ -65,7 +63,7 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
     elif command.op == OP_PORT_ADD:
         add_port(sw, <Port *>command.pointer)
     elif command.op == OP_PORT_REMOVE:
-        remove_port(sw, command.index)
+        return remove_port(sw, command.index)
     elif command.op == OP_NEIGHBOUR_SET:
         set_neighbour(sw, command)
     elif command.op == OP_NEIGHBOUR_REMOVE:
@@ -80,6 +78,7 @@ cdef void apply(Switch *sw, const Command *command) noexcept nogil:
     elif command.op == OP_CAPTURE_PORT:
         if sw.ports[command.index] != NULL:
             sw.ports[command.index].captured_by = <uint8_t>command.value
+    return True
 
 
 cdef void apply_nat(Switch *sw, const Command *command) noexcept nogil:
@@ -141,28 +140,33 @@ cdef bint join(Network *network, uint16_t index) noexcept nogil:
     return True
 
 
-cdef void remove_port(Switch *sw, uint16_t index) noexcept nogil:
-    """Forgets a port and all that was known of it; its descriptor stays open, it is control's."""
+cdef bint remove_port(Switch *sw, uint16_t index) noexcept nogil:
+    """Forgets a port and all that was known of it; its descriptor stays open, it is control's. False while it has flows left to end."""
     cdef Port *port = sw.ports[index]
     cdef Network *network
     cdef uint32_t i, kept = 0
     if port == NULL:
-        return
-    nat_forget_port(sw, port)
+        return True
+    if not port.leaving:
+        port.leaving = 1
+        if not port.gone:
+            epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
+        port.gone = 1
+    if not nat_forget_port(sw, port):
+        return False
     network = sw.networks[port.network]
     for i in range(network.members):
         if network.ports[i] != index:
             network.ports[kept] = network.ports[i]
             kept += 1
     network.members = kept
-    if not port.gone:
-        epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
     fdb_flush(&sw.fdb, index)
     if port.has_mac:
         fdb_resign(&sw.fdb, fdb_key(port.network, port.mac), index)
     sw.ports[index] = NULL
     sw.port_count -= 1
     sw.nat.conntrack.taken -= 1
+    return True
 
 
 cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:

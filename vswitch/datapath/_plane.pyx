@@ -142,7 +142,7 @@ cdef class Dataplane(Outside):
             raise RuntimeError("the dataplane runs in a thread of its own")
         self.sw.stepped, self.sw.now_ns, self.sw.realtime_ns = 1, now_ns, epoch_ns
         with nogil:
-            while served or self.sw.snapshots != NULL or not ring_empty(&self.sw.inject):
+            while served or self.sw.snapshots != NULL or not ring_empty(&self.sw.inject) or not ring_empty(&self.sw.commands):
                 served = switch_turn(self.sw, 0)
                 total += served
         self.sw.stepped = 0

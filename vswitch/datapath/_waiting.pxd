@@ -26,6 +26,7 @@ cdef struct Waiting:
     uint64_t busy_polls     # waits that ended awake
     uint64_t rests          # for others' sake
 
+cdef uint64_t clock_ns() noexcept nogil
 cdef void waiting_in_thread(Waiting *waiting) noexcept nogil
 cdef void note_turn(Waiting *waiting, uint32_t port, uint32_t frames, uint64_t bytes, bint used_up, uint64_t now_ns) noexcept nogil
 cdef int wait_for_events(Waiting *waiting, int poller, epoll_event *ready, int timeout_ms) noexcept nogil

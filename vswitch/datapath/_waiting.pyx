@@ -34,6 +34,7 @@ cdef enum:
 
 
 cdef uint64_t clock_ns() noexcept nogil:
+    """CLOCK_MONOTONIC."""
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <uint64_t>now.tv_sec * 1000000000 + now.tv_nsec

@@ -91,7 +91,7 @@ cdef void tcp_dialed(Switch *sw, uint32_t number, uint32_t generation, int32_t f
     """The dialer has a socket, connected or on its way, or an error."""
     cdef Flow *flow = &sw.nat.conntrack.flows[number]
     cdef Port *port
-    if not flow.used or flow.generation != <uint16_t>generation or flow.protocol != TCP or flow.tcp.state != CONNECTING:
+    if not flow.used or flow.generation != generation or flow.protocol != TCP or flow.tcp.state != CONNECTING:
         if fd >= 0:
             hang_up(sw, fd, True)
         return

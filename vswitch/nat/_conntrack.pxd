@@ -70,7 +70,7 @@ cdef struct Flow:
     uint8_t runnable        # is on the run queue
     uint8_t spare
     uint8_t mac[6]          # the container's
-    uint16_t generation     # of the entry, so that a late event for an earlier flow is told apart
+    uint32_t generation     # of the entry, so that a late event for an earlier flow is told apart
     int32_t fd              # its own host socket, -1 for none (UDP and ping flows use their mapping's)
     uint32_t number         # its own index in Nat.flows
     uint32_t next_run       # run queue

@@ -105,7 +105,7 @@ cdef Flow *flow_add(Conntrack *table, Share *share, uint16_t network, uint8_t pr
                     const uint8_t *outside, uint16_t outside_port) noexcept nogil:
     """A new, unassured flow of a tuple that has none yet; NULL when the table or the container's share of it is full."""
     cdef uint32_t number, slot
-    cdef uint16_t generation
+    cdef uint32_t generation
     cdef Flow *flow
     if not may_hold(share.flows, table.used, table.capacity):
         return NULL

@@ -16,11 +16,11 @@ Without a thread (step(), tests) the same is done on the spot. So it is for a re
 from libc.errno cimport EALREADY, EINPROGRESS, errno
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close, read, write
 
 from vswitch._fastpath cimport MAX_PORTS
 from vswitch.datapath._ring cimport ring_close, ring_commit, ring_open, ring_peek, ring_release, ring_reserve
+from vswitch.datapath._waiting cimport clock_ns
 from vswitch.nat._connection cimport tcp_dialed
 from vswitch.nat._nat cimport WayOut
 from vswitch.nat._sockets cimport (
@@ -117,12 +117,6 @@ cdef void dial_now(Switch *sw, Port *port, const Request *request) noexcept nogi
     tcp_dialed(sw, result.number, result.generation, result.fd, result.error)
 
 
-cdef uint64_t clock_ns() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <uint64_t>now.tv_sec * 1000000000 + now.tv_nsec
-
-
 cdef void hang_up(Switch *sw, int32_t fd, bint hard) noexcept nogil:
     """Closes a socket, on the spot; `hard` with a reset to its peer, of which the dialer hears at the end of the turn."""
     cdef Request request
@@ -185,10 +179,6 @@ cdef void dialer_run(Switch *sw) noexcept nogil:
         serve(sw, &entry.request)
         entry.next = queues.spare
         queues.spare = <uint32_t>(entry - queues.entries)
-    entry = next_waiting(queues)
-    while entry != NULL:
-        close_asked(&entry.request)
-        entry = next_waiting(queues)
     free(queues.entries)
     free(queues)
 
@@ -207,12 +197,18 @@ cdef bint queues_open(Queues *queues) noexcept nogil:
 
 
 cdef void collect(Switch *sw, Queues *queues) noexcept nogil:
-    """Sorts what is on the ring into the containers' queues, as far as there is room."""
+    """Sorts the dials on the ring into the containers' queues, as far as there is room; a close is done at once."""
     cdef uint32_t length, number, port
     cdef const uint8_t *record
-    while queues.spare != <uint32_t>NOBODY:
+    while True:
         record = ring_peek(&sw.nat.requests, &length)
         if record == NULL:
+            return
+        if (<const Request *>record).kind != DIAL:
+            close_asked(<const Request *>record)
+            ring_release(&sw.nat.requests, length)
+            continue
+        if queues.spare == <uint32_t>NOBODY:
             return
         number = queues.spare
         queues.spare = queues.entries[number].next
@@ -257,6 +253,8 @@ cdef void serve(Switch *sw, const Request *request) noexcept nogil:
     cdef Result result
     cdef uint8_t *record
     cdef uint64_t one = 1
+    if request.kind == DIAL and outdated(sw, request):
+        return
     perform(request, &result)
     if request.kind != DIAL:
         return
@@ -271,6 +269,12 @@ cdef void serve(Switch *sw, const Request *request) noexcept nogil:
     memcpy(record, &result, sizeof(Result))
     ring_commit(&sw.nat.results, sizeof(Result))
     write(sw.wake_fd, &one, 8)
+
+
+cdef bint outdated(const Switch *sw, const Request *request) noexcept nogil:
+    """Whether the flow has ended meanwhile. Read beside the dataplane, so only a hint; tcp_dialed() decides."""
+    cdef const Flow *flow = &sw.nat.conntrack.flows[request.number]
+    return not flow.used or flow.generation != request.generation
 
 
 cdef void perform(const Request *request, Result *result) noexcept nogil:

@@ -9,7 +9,6 @@ from vswitch.nat._nat cimport Listener
 from vswitch.nat._udp cimport Mapping
 
 cdef enum:
-    RECEIVE_COST = 786432   # work, in bytes, of one socket's turn: as much as a port's (TURN_COST)
     LONG_TRAIN = 8192       # bytes of a message that count as many
     LONG_AT_ONCE = 4        # of those received at once: each is still in the cache when it leaves
 

@@ -15,9 +15,8 @@ both.
 from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
-from vswitch._fastpath cimport COPY_COST, count_drops
+from vswitch._fastpath cimport count_drops
 from vswitch.datapath._drops cimport Drop
-from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_assure, flow_find
 from vswitch.nat._datagrams cimport INBOX_MESSAGES, inbox_read, inbox_receive, is_loopback, next_error
 from vswitch.nat._echo cimport echo_in, quote_echo
@@ -25,7 +24,9 @@ from vswitch.nat._emit cimport complain_flow, emit
 from vswitch.nat._mappings cimport flow_of_peer, start_flow
 from vswitch.nat._nat cimport EMIT_ROOM, Outgoing
 from vswitch.nat._published cimport flow_of_client
+from vswitch.nat._shares cimport may_pump, pumped
 from vswitch.nat._sockets cimport SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
+from vswitch.nat._translate cimport is_own
 from vswitch.nat._udp cimport BATCH_BYTES, ERROR_BYTES, ERRORS_AT_ONCE, FILTER_WALK, MAX_SEGMENTS, Train, udp_of
 from vswitch.wire._bytes cimport write16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
@@ -39,10 +40,9 @@ cdef enum:
 cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
     """One turn of a mapping's socket; what is left is reported again."""
     cdef uint32_t offset = EMIT_ROOM + (8 if mapping.protocol == UDP else 0)
-    cdef int64_t budget = RECEIVE_COST
     cdef Arrival arrival
     cdef int i, most, got
-    while budget > 0:
+    while may_pump(sw, port):
         most = LONG_AT_ONCE if mapping.long_trains else INBOX_MESSAGES
         got = inbox_receive(&udp_of(sw).inbox, mapping.fd, most, offset)
         if got <= 0:
@@ -50,8 +50,7 @@ cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
         for i in range(got):
             inbox_read(&udp_of(sw).inbox, i, &arrival)
             mapping.long_trains = arrival.bytes >= LONG_TRAIN
-            budget -= COPY_COST + arrival.bytes
-            sw.waiting.work += FRAME_WORK + arrival.bytes
+            pumped(sw, port, arrival.bytes)
             take(sw, port, mapping, &arrival)
         train_leaves(sw)
         if got < most:
@@ -69,7 +68,8 @@ cdef void take(Switch *sw, Port *port, Mapping *mapping, Arrival *arrival) noexc
         flow = let_in(sw, port, mapping, arrival)
         if flow == NULL:
             return
-    flow_assure(&sw.nat.conntrack, &port.share, flow)
+    if flow.out_packets:    # one that was let in unasked gives way until the container has answered
+        flow_assure(&sw.nat.conntrack, &port.share, flow)
     deliver(sw, port, flow, arrival)
 
 
@@ -84,7 +84,7 @@ cdef Flow *let_in(Switch *sw, Port *port, Mapping *mapping, const Arrival *arriv
             known = False
         outside = mapping.alias
     elif sw.networks[mapping.network].way_out.endpoint_filtering:
-        known = True
+        known = not is_own(sw, arrival.peer)
     flow = flow_find(table, mapping.network, UDP, mapping.inside, mapping.inside_port, outside, arrival.peer_port)
     if not known or flow != NULL:
         count_drops(sw, port, Drop.NAT_FILTERED, 1)
@@ -148,6 +148,7 @@ cdef void train_leaves(Switch *sw) noexcept nogil:
 cdef void hand_over(Switch *sw, Port *port, Flow *flow, const Arrival *arrival) noexcept nogil:
     """Hands a datagram or train to the container, its header written before the payload."""
     cdef uint8_t *header = arrival.data - 8
+    cdef int64_t credit = port.credit   # what comes in is not on the account of what the container may send
     cdef Outgoing out
     flow.seen_ns = sw.now_ns
     flow.in_bytes += arrival.bytes
@@ -163,6 +164,7 @@ cdef void hand_over(Switch *sw, Port *port, Flow *flow, const Arrival *arrival) 
     out.gso_size = arrival.gso_size if arrival.gso_size < arrival.bytes else 0
     out.complete = False
     emit(sw, port, &out)
+    port.credit = credit
 
 
 # ---- errors

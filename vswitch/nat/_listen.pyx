@@ -28,6 +28,7 @@ from vswitch.nat._sockets cimport (
     is_mapped, poll_key, read_socket_address, setsockopt, sockaddr, sockaddr_in6,
 )
 from vswitch.nat._tcp cimport TIME_WAIT
+from vswitch.nat._translate cimport is_own
 from vswitch.nat._udp cimport udp_listen, udp_published, udp_unpublished
 
 cdef enum:
@@ -197,10 +198,12 @@ cdef bint ends_of(Switch *sw, const Listener *listener, const uint8_t *client, u
 
 
 cdef bint shown_as_gateway(const Switch *sw, const uint8_t *client) noexcept nogil:
-    """Whether a container could not answer to this address through its gateway: loopback, link-local, or the host itself."""
+    """Whether a container could not answer to this address through its gateway: loopback, link-local, the host itself, a network of ours."""
     cdef uint32_t i
     cdef uint8_t zeroes[15]
     memset(zeroes, 0, 15)
+    if is_own(sw, client):
+        return True
     if is_mapped(client):
         if client[12] == 127 or client[12] == 0:
             return True
@@ -223,7 +226,7 @@ cdef uint16_t free_port(Switch *sw, Port *port, const Listener *listener, const 
         if flow == NULL:
             return <uint16_t>candidate
         if flow.tcp.state == TIME_WAIT:
-            tcp_end(sw, port, flow, False)
+            tcp_end(sw, sw.ports[flow.port], flow, False)
             return <uint16_t>candidate
         if not may_change:
             return 0

@@ -109,7 +109,7 @@ cdef uint32_t idle_seconds(const Switch *sw, const Flow *flow) noexcept nogil:
         return sw.nat.conntrack.timeouts.icmp
     if flow.outside_port == DNS:
         return sw.nat.conntrack.timeouts.dns
-    return sw.nat.conntrack.timeouts.udp_stream if flow.assured else sw.nat.conntrack.timeouts.udp
+    return sw.nat.conntrack.timeouts.udp_stream if flow.in_packets and flow.out_packets else sw.nat.conntrack.timeouts.udp
 
 
 # ---- mappings

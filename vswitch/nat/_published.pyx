@@ -5,31 +5,31 @@ A flow of direction FLOW_IN stands for each client; its `mapping` is the listene
 address. The container's answers find it by their tuple and leave through the listener's socket, from the very address of
 the host's that the client wrote to (IP_PKTINFO). The listener may be one dual-stack socket.
 
-Whom the container could not answer to by itself (ends_of() in _listen.pyx says who that is) appears as the gateway. Several of them may then want the same tuple, and so may one client that uses two published ports of the
-same container port: the client's own port is tried first, then up to CLIENT_PORTS - 1 others that follow from its address
-and port, and the one that is taken is recorded (`Client.port`). A client looks the same as long as its flow lives. A flow
-that the container had opened itself to the very address and port of a client gives way: whoever writes to the published
-port is to be answered from it.
+Whom the container could not answer to by itself (ends_of() in _listen.pyx says who that is) appears as the gateway. Several
+of them may then want the same tuple, and so may one client that uses two published ports of the same container port: the
+client's own port is tried first, then up to CLIENT_PORTS - 1 others that follow from its address and port, and the one that
+is taken is recorded (`Client.port`). A client looks the same as long as its flow lives. A flow that the container had
+opened itself to the very address and port of a client gives way: whoever writes to the published port is to be answered
+from it.
 
 All of a port's clients share its socket, so the container's TTL, DSCP and DF are not handed on to them.
 
 Floods of forged clients cost the published container's own share of flows, of which the oldest unanswered one gives way to
 the next.
 """
-from libc.stdint cimport int64_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 
-from vswitch._fastpath cimport COPY_COST, Port, count_drops
+from vswitch._fastpath cimport Port, count_drops
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
-from vswitch.datapath._waiting cimport FRAME_WORK
-from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_find
+from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_assure, flow_find
 from vswitch.nat._datagrams cimport INBOX_MESSAGES, address_to, inbox_read, inbox_receive
-from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, RECEIVE_COST, deliver, train_leaves
+from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, deliver, train_leaves
 from vswitch.nat._listen cimport ends_of
 from vswitch.nat._mappings cimport start_flow
 from vswitch.nat._nat cimport EMIT_ROOM
-from vswitch.nat._shares cimport claim_flow
+from vswitch.nat._shares cimport claim_flow, may_pump, pumped
 from vswitch.nat._sockets cimport is_mapped
 from vswitch.nat._udp cimport CLIENT_PORTS, Client, udp_end, udp_of
 
@@ -39,12 +39,12 @@ cdef enum:
 
 cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil:
     """One turn of a published port's socket; what is left is reported again."""
-    cdef int64_t budget = RECEIVE_COST
+    cdef Port *port = sw.ports[listener.port]
     cdef bint long_trains = False
     cdef Arrival arrival
     cdef Flow *flow
     cdef int i, most, got
-    while budget > 0:
+    while port != NULL and may_pump(sw, port):
         most = LONG_AT_ONCE if long_trains else INBOX_MESSAGES
         got = inbox_receive(&udp_of(sw).inbox, listener.fd, most, EMIT_ROOM + 8)
         if got <= 0:
@@ -52,10 +52,11 @@ cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil:
         for i in range(got):
             inbox_read(&udp_of(sw).inbox, i, &arrival)
             long_trains = arrival.bytes >= LONG_TRAIN
-            budget -= COPY_COST + arrival.bytes
-            sw.waiting.work += FRAME_WORK + arrival.bytes
+            pumped(sw, port, arrival.bytes)
             flow = flow_of_client(sw, listener, &arrival, True)
             if flow != NULL:
+                if flow.out_packets:
+                    flow_assure(&sw.nat.conntrack, &sw.ports[flow.port].share, flow)
                 deliver(sw, sw.ports[flow.port], flow, &arrival)
         train_leaves(sw)
         if got < most:

@@ -67,7 +67,7 @@ cdef void tcp_serve(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     opened = grant(sw, flow, False)
     left = pump(sw, port, flow, FRAMES)
     if left < 0:
-        tcp_abort(sw, port, flow, False)
+        tcp_abort(sw, port, flow, True)
         return
     if flow.tcp.acknowledged != flow.tcp.rcv_nxt or flow.tcp.marks & ACK_NOW or opened:
         send_control(sw, port, flow, 0, flow.tcp.snd_max)
@@ -85,7 +85,7 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
     cdef Port *port
     cdef int error = 0
     cdef unsigned int size = sizeof(error)
-    if not flow.used or flow.generation != generation or flow.fd < 0 or flow.protocol != TCP:
+    if not flow.used or (flow.generation ^ generation) & 0xFFFFFF or flow.fd < 0 or flow.protocol != TCP:
         return
     port = sw.ports[flow.port]
     if events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR | EPOLLPRI):
@@ -102,12 +102,12 @@ cdef void tcp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
         return
     if events & EPOLLOUT and flow.tcp.marks & FULL:
         if not give_held(sw, port, flow):
-            tcp_abort(sw, port, flow, False)
+            tcp_abort(sw, port, flow, True)
             return
         if grant(sw, flow, True):
             flow.tcp.marks |= ACK_NOW
     if events & EPOLLERR and (pump(sw, port, flow, FRAMES) < 0 or broken(flow)):
-        tcp_abort(sw, port, flow, False)
+        tcp_abort(sw, port, flow, True)
         return
     tcp_serve(sw, port, flow)
 
@@ -190,7 +190,7 @@ cdef void repeat_data(Switch *sw, Port *port, Flow *flow) noexcept nogil:
         flow.tcp.snd_window = 1
     rewind(flow)
     if pump(sw, port, flow, 1) < 0:
-        tcp_abort(sw, port, flow, False)
+        tcp_abort(sw, port, flow, True)
         return
     if flow.tcp.snd_nxt == flow.tcp.snd_una:
         flow_run(&sw.nat.conntrack, flow)

@@ -17,18 +17,19 @@ from a fast sender holds half a megabyte: a few hundred bytes left in it keep it
 
 pump() says why it stopped. It stops for the container's window (and sends neither less than a full segment nor less than half a window into
 the rest of one while something is under way, RFC 9293 section 3.8.6.2.1), when the socket is empty, and after `frames` frames or when the
-container had its share of this turn, PUMP_BYTES.
+container had its share of this turn (PUMP_BYTES in _shares.pxd).
 
 Limits: MAX_CHUNKS for everybody; what one container may hold of them follows what is free, as for flows. Without a chunk a short send
 acknowledges less and the container sends the rest again.
 """
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from libc.stdint cimport int64_t
 from libc.string cimport memcpy
 
-from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport may_hold
 from vswitch.nat._nat cimport POLL_FLOW
 from vswitch.nat._segments cimport TCP_FIN, TCP_PSH, send_control, send_data
+from vswitch.nat._shares cimport may_pump, pumped
 from vswitch.nat._sockets cimport (
     EPOLL_CTL_MOD, FIONREAD, FLOW_EVENTS, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, SO_MEMINFO, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl,
     epoll_event, getsockopt, ioctl, poll_key, recv, send, setsockopt, shutdown,
@@ -38,8 +39,6 @@ from vswitch.nat._tcp cimport (
 )
 
 cdef enum:
-    PUMP_BYTES = 524288     # read for one container per turn of the dataplane
-    PUMP_COST = 4096        # what a read costs beside its bytes
     DISCARD_BYTES = 4096
     MEMINFO_WORDS = 9       # sk_meminfo: 3 is the send buffer, 5 what is queued in it
     NO_ROOM = -2
@@ -199,9 +198,7 @@ cdef int pump(Switch *sw, Port *port, Flow *flow, int frames) noexcept nogil:
     the host's end is broken."""
     cdef uint32_t under_way, room, most = LARGEST // flow.tcp.mss * flow.tcp.mss
     cdef int32_t got
-    if port.share.pumped_turn != sw.turns:
-        port.share.pumped_turn = sw.turns
-        port.share.pumped = 0
+    cdef int64_t credit
     while not flow.tcp.marks & DRAINED and flow.tcp.state == ESTABLISHED:
         if flow.tcp.marks & FIN_OUT and flow.tcp.snd_nxt == flow.tcp.snd_max:
             return 0
@@ -211,15 +208,16 @@ cdef int pump(Switch *sw, Port *port, Flow *flow, int frames) noexcept nogil:
         room = min(flow.tcp.snd_window - under_way, most)
         if under_way and room < min(<uint32_t>flow.tcp.mss, flow.tcp.snd_window // 2):
             return 0
-        if frames == 0 or port.share.pumped >= PUMP_BYTES:
+        if frames == 0 or not may_pump(sw, port):
             return 1
+        credit = port.credit    # what comes in is not on the account of what the container may send
         got = move_kept(sw, port, flow, room) if not flow.tcp.marks & PEEKED else move_peeked(sw, port, flow, room)
+        port.credit = credit
         if got == NO_ROOM:
             return 0
         if got < 0:
             return got
-        port.share.pumped += PUMP_COST + <uint32_t>got
-        sw.waiting.work += FRAME_WORK + <uint32_t>got
+        pumped(sw, port, <uint32_t>got)
         frames -= 1
     return 0
 

@@ -342,7 +342,7 @@ cdef int payload(Switch *sw, Port *port, Flow *flow, const uint8_t *data, uint32
         return 0
     took = take(sw, port, flow, data, bytes)
     if took < 0:
-        tcp_abort(sw, port, flow, False)
+        tcp_abort(sw, port, flow, True)
         return Drop.NAT_HOST_GONE
     flow.tcp.rcv_nxt += <uint32_t>took
     flow.out_bytes += <uint32_t>took

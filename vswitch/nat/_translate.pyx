@@ -54,6 +54,7 @@ cdef enum:
     FRAGMENT = 44
     ICMPV6 = 58
     RUNS_PER_TURN = 256
+    ENDS_PER_TURN = 256     # flows of a container that leaves
     MAX_EXTENSIONS = 8      # of an IPv6 packet: more is no honest packet
     NOT_OURS = -1           # translate(): the gateway itself is meant, or there is no way out: it answers
     ANSWER = -3             # for the gateway, which is what a client of a published port may appear as
@@ -92,7 +93,8 @@ cdef void nat_close(Switch *sw) noexcept nogil:
     for index in range(MAX_PORTS):
         if sw.ports[index] != NULL and sw.nat.conntrack.flows != NULL:
             sw.ports[index].gone = 1
-            nat_forget_port(sw, sw.ports[index])
+            while not nat_forget_port(sw, sw.ports[index]):
+                pass
     udp_close(sw)
     tcp_close(sw)
     listen_close(sw)
@@ -360,6 +362,8 @@ cdef void nat_burst_done(Switch *sw) noexcept nogil:
 cdef int64_t nat_patience_ns(const Switch *sw) noexcept nogil:
     """How long the loop may sleep as far as translation is concerned, in ns; -1 for ever."""
     cdef int64_t soonest = conntrack_patience_ns(&sw.nat.conntrack, sw.now_ns)
+    if sw.nat.dial_wanted:
+        return 0
     if sw.nat.reassemblies.due_ns:
         soonest = sooner(soonest, <int64_t>(sw.nat.reassemblies.due_ns - sw.now_ns))
     if sw.nat.stalled:
@@ -415,12 +419,17 @@ cdef void end_flow(Switch *sw, Port *port, Flow *flow) noexcept nogil:
         udp_end(sw, port, flow)
 
 
-cdef void nat_forget_port(Switch *sw, Port *port) noexcept nogil:
-    """A container leaves: its flows and listeners end."""
+cdef bint nat_forget_port(Switch *sw, Port *port) noexcept nogil:
+    """A container leaves: its flows and listeners end, ENDS_PER_TURN at a time. False while there are more; its port is `gone` already."""
+    cdef int left = ENDS_PER_TURN
     while port.share.first:
+        if left == 0:
+            return False
         end_flow(sw, port, &sw.nat.conntrack.flows[port.share.first - 1])
+        left -= 1
     listen_forget(sw, port.index)
     reassemblies_forget(&sw.nat.reassemblies, port.index)
+    return True
 
 
 cdef void nat_kill(Switch *sw, uint32_t number, uint32_t generation) noexcept nogil:

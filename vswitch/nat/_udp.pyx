@@ -37,9 +37,9 @@ from libc.errno cimport EAGAIN, EINVAL, EIO, EMSGSIZE, ENOBUFS
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from vswitch._fastpath cimport count_drops
+from vswitch._fastpath cimport COPY_COST, count_drops
 from vswitch.datapath._drops cimport Drop
-from vswitch.nat._conntrack cimport FLOW_IN, NO_FLOW, flow_assure, flow_due, flow_find, flow_remove, flow_touch
+from vswitch.nat._conntrack cimport FLOW_IN, NO_FLOW, flow_due, flow_find, flow_remove, flow_touch
 from vswitch.nat._datagrams cimport (
     INBOX_SLOT, LARGEST_DATAGRAM, address_to, can_coalesce, can_segment, hear_clients, inbox_close, inbox_open, send_message,
     set_fragmenting, set_tos, set_ttl,
@@ -121,6 +121,7 @@ cdef int udp_out(Switch *sw, Port *port, const Packet *packet) noexcept nogil:
     elif flow.port != port.index:
         return <int>Drop.IP_SPOOF
     note(sw, port, flow, packet, bytes)
+    port.credit -= bytes
     how.ttl, how.tos = packet.ttl - 1, packet.tos
     how.whole = packet.dont_fragment and (packet.total <= sw.networks[port.network].mtu or packet.gso_size != 0)
     if packet.protocol != UDP:
@@ -137,10 +138,7 @@ cdef void note(Switch *sw, Port *port, Flow *flow, const Packet *packet, uint32_
     flow.out_packets += (bytes + packet.gso_size - 1) // packet.gso_size if packet.gso_size else 1
     flow.out_bytes += bytes
     memcpy(flow.mac, packet.mac, 6)
-    if flow.direction == FLOW_IN:
-        flow_assure(&sw.nat.conntrack, &port.share, flow)
-    else:
-        flow_touch(&sw.nat.conntrack, &port.share, flow)
+    flow_touch(&sw.nat.conntrack, &port.share, flow)
 
 
 # ---- batches
@@ -227,7 +225,7 @@ cdef int send_train(Switch *sw, Port *port, Flow *flow, int fd, const Destinatio
                     uint32_t size) noexcept nogil:
     """Datagrams of `size` in one message, or one by one where the kernel refuses that."""
     cdef uint32_t at = 0, now
-    cdef int reason = 0, error = EINVAL, failed
+    cdef int reason, error
     if sw.nat.gso and bytes > size:
         error = send_message(fd, to, payload, bytes, size)
         if error == 0:
@@ -236,10 +234,12 @@ cdef int send_train(Switch *sw, Port *port, Flow *flow, int fd, const Destinatio
             return <int>Drop.NAT_BUSY
     while at < bytes:
         now = bytes - at if bytes - at < size else size
-        failed = send_one(sw, port, flow, fd, to, payload + at, now)
-        reason = failed if failed else reason
+        port.credit -= COPY_COST
+        reason = send_one(sw, port, flow, fd, to, payload + at, now)
+        if reason:          # the rest has the same size and target
+            return reason
         at += now
-    return reason
+    return 0
 
 
 cdef int send_one(Switch *sw, Port *port, Flow *flow, int fd, const Destination *to, const uint8_t *payload,
