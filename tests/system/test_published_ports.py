@@ -165,6 +165,7 @@ def test_flows_are_shown_and_killed(switch: LivingSwitch, client: Namespace):
         assert (flow["inside"], flow["inside_port"], flow["in_bytes"]) == (switch.address("web"), 80, 1)
         assert switch("flow", "kill", "container=web", "dport=80").stdout == "1\n"
         eventually(lambda: switch.json("flow", "ls", "state=established") == [], "the flow to go")
+        eventually(lambda: "ESTAB" not in client.run("ss", "-tn").stdout, "the client to be reset")
     finally:
         for process in (talking, server):
             process.kill()
