@@ -12,7 +12,7 @@ meanwhile, and staying awake would only take the processor from them; LIGHT_TURN
 Rest. Flooder and dataplane keep two cores busy, and whoever else wants one, such as the client and the server between whom the dataplane carries a
 connection, waits for a time slice of 1.5 to 3 ms to end: the scheduler lets a thread that never sleeps finish its slice. So where a port uses up
 its turns with little frames while others have something to say too, the dataplane sleeps REST_NS out of every RUN_NS. The frames that came meanwhile it
-finds in the queue; the flooder loses a fifth at most, and the others' 99th percentile falls to a third (docs/performance.md).
+finds in the queue; bulk meanwhile loses a fifth at most, and the others' 99th percentile falls to a third (docs/decisions/awake-and-at-rest.md).
 """
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
