@@ -31,6 +31,7 @@ def test_every_key_can_be_set():
         max_networks = 1
         max_containers = 2
         max_ports = 3
+        busy_poll_us = 0
         [default_network]
         enabled = true
         bip = "10.1.0.1/24"

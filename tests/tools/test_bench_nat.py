@@ -156,8 +156,8 @@ def test_a_number_of_flows_beyond_the_descriptors_is_refused(text):
 
 
 def test_an_unknown_subject_is_refused_with_the_known_ones():
-    with pytest.raises(argparse.ArgumentTypeError, match="no subject slirp; there are loop,"):
-        nat.subject_keys("loop,slirp")
+    with pytest.raises(argparse.ArgumentTypeError, match="no slirp here; there are loop, vswitch"):
+        nat.choice_of(["loop", "vswitch"])("loop,slirp")
 
 
 @pytest.mark.root
