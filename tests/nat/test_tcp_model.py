@@ -26,7 +26,8 @@ from tcp_model import FAR, GIVE_UP_S, LONGEST, Line, settled
 from tcp_peer import Net, mss_option, reset, scale_option
 from way_out import INSIDE6
 
-LONG = "VSWITCH_FUZZ_SECONDS" in os.environ  # new examples each time; else the same, so that a change is judged by itself
+# New examples in each long run; otherwise the same ones, so that a change is judged by itself
+LONG = "VSWITCH_FUZZ_SECONDS" in os.environ
 EXAMPLES = 5 + int(12 * float(os.environ.get("VSWITCH_FUZZ_SECONDS", "3")))
 LINES = 4
 CONNECTING = 1
@@ -363,6 +364,5 @@ class Traffic(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("disabled", [(), ("peek_off",)], ids=["peeked", "kept"])
 def test_connections_keep_to_the_model(disabled):
-    run_state_machine_as_test(
-        partial(Traffic, disabled), settings=settings(max_examples=EXAMPLES, stateful_step_count=40, derandomize=not LONG)
-    )
+    how = settings(max_examples=EXAMPLES, stateful_step_count=40, derandomize=not LONG)
+    run_state_machine_as_test(partial(Traffic, disabled), settings=how)
