@@ -6,6 +6,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+from patience import eventually
 from tcp_peer import ahead, drained, ending, fill, mss_option, stuff, wrapped
 
 DATA = bytes(number * 7 % 251 for number in range(1 << 20))
@@ -385,6 +386,19 @@ def test_urgent_data_is_data_at_its_place_in_the_stream(net):
         host.send(b"!", socket.MSG_OOB)
         host.send(b"the end")
         assert peer.read(8) == b"!the end"
+
+
+def test_an_urgent_byte_before_the_end_does_not_cost_the_host_what_it_has_not_read_yet(net):
+    peer, host = net.connected(receive_bytes=4096)
+    sent = stuff(net, peer, DATA)
+    host.send(b"a")
+    net.step()
+    host.send(b"b", socket.MSG_OOB)
+    host.shutdown(socket.SHUT_WR)
+    eventually(lambda: net.step() or any("F" in segment.flags for segment in peer.inbox), "the host's end comes")
+    peer.send("FA", ack=peer.inbox[-1].seq + peer.inbox[-1].taken)
+    net.step()
+    assert drained(net, host, len(sent)) == sent
 
 
 def test_both_directions_at_once(net):

@@ -348,7 +348,7 @@ cdef void rewind(Flow *flow) noexcept nogil:
 
 cdef void let_go_of_acknowledged(Switch *sw, Port *port, Flow *flow, bint all) noexcept nogil:
     """Discards what the container has, once it is worth a system call, or `all` of it."""
-    cdef uint32_t bytes = flow.tcp.snd_una - flow.tcp.consumed - (1 if flow.tcp.marks & FIN_ACKED else 0)
+    cdef uint32_t end = flow.tcp.snd_una - (1 if flow.tcp.marks & FIN_ACKED else 0), bytes = end - flow.tcp.consumed
     cdef Chunk *chunk
     cdef ssize_t gone
     if not flow.tcp.marks & PEEKED:
@@ -362,10 +362,12 @@ cdef void let_go_of_acknowledged(Switch *sw, Port *port, Flow *flow, bint all) n
         return
     if bytes < DISCARD_BYTES and not all and not (flow.tcp.partly and flow.tcp.snd_una == flow.tcp.snd_max):
         return
-    gone = recv(flow.fd, NULL, bytes, MSG_TRUNC | MSG_DONTWAIT)
-    if gone > 0:
+    while <int32_t>(end - flow.tcp.consumed) > 0:   # a read ends at an urgent byte, and one left unread would make close() reset the host's peer
+        gone = recv(flow.fd, NULL, end - flow.tcp.consumed, MSG_TRUNC | MSG_DONTWAIT)
+        if gone <= 0:
+            return
         flow.tcp.consumed += <uint32_t>gone
-        flow.tcp.partly = bytes >= DISCARD_BYTES or holds_something(flow.fd)
+    flow.tcp.partly = bytes >= DISCARD_BYTES or holds_something(flow.fd)
 
 
 cdef bint holds_something(int fd) noexcept nogil:
