@@ -43,13 +43,18 @@ cdef struct Counters:       # written by the dataplane with relaxed stores, read
     uint64_t translated     # packets of its that left through a host socket
     uint64_t drops[64]      # by Drop
 
+cdef enum Takes:            # as ports/tap.py's GSO_*
+    TAKES_TCP4 = 1
+    TAKES_TCP6 = 2
+    TAKES_UDP = 4
+
 cdef struct Port:
     int32_t fd
     uint16_t index
     uint16_t network
     uint8_t kind            # PortKind
     uint8_t vnet            # frames carry a virtio header
-    uint8_t gso             # bit mask of super-frames it takes: 1 TCPv4, 2 TCPv6, 4 UDP
+    uint8_t gso             # super-frames it takes: a mask of Takes
     uint8_t guard           # may only speak as `mac`
     uint8_t has_mac         # `mac` is assigned
     uint8_t mac[6]
@@ -57,7 +62,6 @@ cdef struct Port:
     uint8_t nowait          # it is shared, and RWF_NOWAIT works on it
     uint8_t captured_by     # bit mask of sessions
     uint8_t gone            # its descriptor is dead; control has been told
-    uint8_t leaving         # control has asked for its removal, which is under way
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
     uint32_t punt_tokens    # in thousandths
     uint64_t punt_at_ns     # when they were last topped up

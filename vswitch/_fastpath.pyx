@@ -751,7 +751,7 @@ cdef bint flood(Switch *sw, Network *network, Port *port, Frame *frame, bint unk
 cdef void transmit(Switch *sw, Port *payer, Port *port, Frame *frame) noexcept nogil:
     """One copy to `port`, in the form that it can take; the work is on `payer`'s account."""
     cdef uint8_t kind = frame.vnet.gso_type & ~GSO_ECN
-    cdef uint8_t takes = 1 if kind == GSO_TCPV4 else 2 if kind == GSO_TCPV6 else 4
+    cdef uint8_t takes = TAKES_TCP4 if kind == GSO_TCPV4 else TAKES_TCP6 if kind == GSO_TCPV6 else TAKES_UDP
     cdef Drop reason
     if kind and not (port.vnet and port.gso & takes):
         transmit_segments(sw, payer, port, frame)

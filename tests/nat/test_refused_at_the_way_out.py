@@ -4,8 +4,12 @@ what is no TCP, UDP or echo."""
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
 import frames
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from memory_switch import GATEWAY
 from reference import internet_checksum
 from way_out import GATEWAY4, GATEWAY6, INSIDE4, INSIDE6, WayOut, descriptors, heard
@@ -123,11 +127,34 @@ def test_another_protocol_is_refused_as_the_gateway_refuses_it(out):
 def test_a_subnet_of_ours_is_never_handed_to_the_host(out, address):
     host = out.container()
     out.switch.plane.post_own_subnets(
-        [(0, b"\0" * 10 + b"\xff\xff" + frames.ip("172.17.0.0"), 112), (1, frames.ip("fd00::"), 64)]
+        [(b"\0" * 10 + b"\xff\xff" + frames.ip("172.17.0.0"), 112), (frames.ip("fd00::"), 64)]
     )
     out.switch.step()
     assert sent(out, host, frames.udp(GATEWAY, host.mac, own(address), address)) == {"no_route": 1}
     assert out.flows() == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(16, 32)), max_size=40),
+    st.lists(st.integers(0, 0xFFFF), min_size=1, max_size=20),
+)
+def test_an_address_is_ours_exactly_if_a_subnet_of_ours_holds_it(subnets, addresses):
+    """Subnets of 198.18.0.0/16 in any order, also within each other. A TTL of 1 keeps every packet from leaving."""
+    out = WayOut()
+    try:
+        nets = [ip_network((0xC6120000 + start, bits), strict=False) for start, bits in subnets]
+        mapped = bytes(10) + b"\xff\xff"
+        out.switch.plane.post_own_subnets([(mapped + net.network_address.packed, 96 + net.prefixlen) for net in nets])
+        out.switch.step()
+        host = out.container()
+        for number in addresses:
+            address = ip_address(0xC6120000 + number)
+            before = host.drops
+            after = sent(out, host, frames.udp(GATEWAY, host.mac, INSIDE4, str(address), ttl=1))
+            reason = "no_route" if any(address in net for net in nets) else "ttl_expired"
+            assert after == {**before, reason: before.get(reason, 0) + 1}
+    finally:
+        out.close()
 
 
 @pytest.mark.parametrize("to", [OUTSIDE4, OUTSIDE6])

@@ -200,7 +200,7 @@ def test_the_container_sees_real_clients_and_answers_from_where_they_wrote_to(v6
                 published.answer(got, b"a")
                 assert asker.recvfrom(10)[1][:2] == (addresses[0], published.port)
             mapped = b"" if v6 else bytes(10) + b"\xff\xff"
-            published.plane.post_host_addresses(b"".join(mapped + frames.ip(one) for one in addresses))
+            published.plane.post_host_addresses([mapped + frames.ip(one) for one in addresses])
             published.way_out.switch.step()
         with client(addresses[1]) as asker:
             asker.sendto(b"q", (addresses[0], published.port))

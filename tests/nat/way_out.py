@@ -45,7 +45,7 @@ class WayOut:
         self.switch.network(0, mtu=mtu)
         self.switch.bind(GATEWAY4)
         self.switch.bind(GATEWAY6)
-        self.switch.plane.post_own_subnets([(0, b"\0" * 10 + b"\xff\xff" + frames.ip("172.17.0.0"), 112)])
+        self.switch.plane.post_own_subnets([(b"\0" * 10 + b"\xff\xff" + frames.ip("172.17.0.0"), 112)])
         assert self.switch.plane.post_way_out(
             0, open=True, host_loopback=True, endpoint_filtering=endpoint_filtering
         )

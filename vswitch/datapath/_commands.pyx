@@ -22,7 +22,8 @@ from vswitch._fastpath cimport (
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set, neighbours_flush
 from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_resign
-from vswitch.nat._conntrack cimport Flow, Prefix
+from vswitch.nat._addresses cimport Prefix
+from vswitch.nat._conntrack cimport Flow
 from vswitch.nat._listen cimport listen_add, listen_remove
 from vswitch.nat._nat cimport Listener, WayOut
 from vswitch.nat._report cimport describe
@@ -86,9 +87,9 @@ cdef void apply_nat(Switch *sw, const Command *command) noexcept nogil:
     if command.op == OP_WAY_OUT:
         sw.networks[command.index].way_out = (<WayOut *>command.pointer)[0]
     elif command.op == OP_OWN_SUBNETS:
-        sw.nat.own, sw.nat.own_count = <Prefix *>command.pointer, <uint32_t>command.value
+        sw.nat.own.entries, sw.nat.own.count = <Prefix *>command.pointer, <uint32_t>command.value
     elif command.op == OP_HOST_ADDRESSES:
-        sw.nat.host_addresses, sw.nat.host_address_count = <uint8_t *>command.pointer, <uint32_t>command.value
+        sw.nat.host_addresses.entries, sw.nat.host_addresses.count = <Prefix *>command.pointer, <uint32_t>command.value
     elif command.op == OP_LISTEN:
         listen_add(sw, command.index, <const Listener *>command.pointer, <uint32_t>command.value)
     elif command.op == OP_UNLISTEN:
@@ -147,10 +148,8 @@ cdef bint remove_port(Switch *sw, uint16_t index) noexcept nogil:
     cdef uint32_t i, kept = 0
     if port == NULL:
         return True
-    if not port.leaving:
-        port.leaving = 1
-        if not port.gone:
-            epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
+    if not port.gone:
+        epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
         port.gone = 1
     if not nat_forget_port(sw, port):
         return False

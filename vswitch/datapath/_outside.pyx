@@ -6,10 +6,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from vswitch._fastpath cimport (
-    OP_FLOW_KILL, OP_FLOW_WATCH, OP_HOST_ADDRESSES, OP_LISTEN, OP_OWN_SUBNETS, OP_UNLISTEN, OP_WAY_OUT, Command,
+    OP_FLOW_KILL, OP_FLOW_WATCH, OP_HOST_ADDRESSES, OP_LISTEN, OP_OWN_SUBNETS, OP_UNLISTEN, OP_WAY_OUT, Command, Op,
 )
 from vswitch.datapath._poster cimport blank
-from vswitch.nat._conntrack cimport Prefix
+from vswitch.nat._addresses cimport make_prefixes
 from vswitch.nat._nat cimport Listener, WayOut
 from vswitch.nat.listeners cimport ListenerGroup
 
@@ -40,38 +40,31 @@ cdef class Outside(Poster):
         return self.bequeath(&command, <uintptr_t>way)
 
     def post_own_subnets(self, list subnets not None):
-        """All subnets of all networks, as (network, address, bits): 16 bytes each, IPv4 mapped."""
-        cdef Command command = blank()
-        cdef Prefix *table = <Prefix *>calloc(len(subnets) + 1, sizeof(Prefix))
-        cdef uintptr_t earlier = self.own
-        if table == NULL:
-            raise MemoryError("no memory for the networks' subnets")
-        for i, (network, address, bits) in enumerate(subnets):
-            memcpy(table[i].address, <const uint8_t *><bytes>address, 16)
-            table[i].bits, table[i].network = bits, network
-        command.op, command.pointer, command.value = OP_OWN_SUBNETS, table, len(subnets)
-        ticket = self.post(&command)
-        if ticket is None:
-            free(table)
-        else:
-            self.own = <uintptr_t>table
-            self.graves.append((ticket, earlier))
+        """All subnets of all networks, as (address, bits): 16 bytes each, IPv4 mapped."""
+        cdef uint32_t count = 0
+        cdef uintptr_t table = <uintptr_t>make_prefixes(subnets, &count)
+        ticket = self.exchange(OP_OWN_SUBNETS, table, count, self.own)
+        if ticket is not None:
+            self.own = table
         return ticket
 
-    def post_host_addresses(self, bytes addresses not None):
+    def post_host_addresses(self, list addresses not None):
         """The host's own addresses, 16 bytes each: whoever connects from one of them appears as the gateway."""
+        cdef uint32_t count = 0
+        cdef uintptr_t table = <uintptr_t>make_prefixes([(address, 128) for address in addresses], &count)
+        ticket = self.exchange(OP_HOST_ADDRESSES, table, count, self.host_addresses)
+        if ticket is not None:
+            self.host_addresses = table
+        return ticket
+
+    cdef object exchange(self, Op op, uintptr_t table, uint32_t count, uintptr_t earlier):
+        """Has the dataplane use another table; the earlier one is freed when it does, this one if it never will."""
         cdef Command command = blank()
-        cdef uint8_t *table = <uint8_t *>calloc(1, len(addresses) + 16)
-        cdef uintptr_t earlier = self.host_addresses
-        if table == NULL:
-            raise MemoryError("no memory for the host's addresses")
-        memcpy(table, <const uint8_t *>addresses, len(addresses))
-        command.op, command.pointer, command.value = OP_HOST_ADDRESSES, table, len(addresses) // 16
+        command.op, command.pointer, command.value = op, <void *>table, count
         ticket = self.post(&command)
         if ticket is None:
-            free(table)
+            free(<void *>table)
         else:
-            self.host_addresses = <uintptr_t>table
             self.graves.append((ticket, earlier))
         return ticket
 

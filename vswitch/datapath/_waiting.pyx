@@ -16,6 +16,8 @@ finds in the queue; bulk meanwhile loses a fifth at most, and the others' 99th p
 """
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 
+from vswitch.datapath._ring cimport add_relaxed
+
 cdef extern from "<sys/epoll.h>" nogil:
     int epoll_wait(int poller, epoll_event *events, int room, int timeout_ms)
 
@@ -65,7 +67,7 @@ cdef void rest(Waiting *waiting) noexcept nogil:
     span.tv_sec, span.tv_nsec = 0, REST_NS
     nanosleep(&span, NULL)
     waiting.rested_ns = now_ns + REST_NS
-    waiting.rests += 1
+    add_relaxed(&waiting.rests, 1)
 
 
 cdef int wait_for_events(Waiting *waiting, int poller, epoll_event *ready, int timeout_ms) noexcept nogil:
@@ -82,7 +84,7 @@ cdef int wait_for_events(Waiting *waiting, int poller, epoll_event *ready, int t
     while waiting.awake_ns:
         count = epoll_wait(poller, ready, EVENTS, 0)
         if count:
-            waiting.busy_polls += 1
+            add_relaxed(&waiting.busy_polls, 1)
             return count
         if clock_ns() - began >= waiting.awake_ns:
             break

@@ -306,14 +306,12 @@ class Datapath:
 
     async def set_own_subnets(self, subnets: list[tuple[int, bytes, int]]) -> None:
         """All subnets of all networks, as (network, address, prefix length): no host socket is ever sent there."""
-        table = [
-            (network, mapped(address), bits + (96 if len(address) == 4 else 0)) for network, address, bits in subnets
-        ]
+        table = [(mapped(address), bits + (96 if len(address) == 4 else 0)) for _, address, bits in subnets]
         await self._post(self.plane.post_own_subnets, table)
 
     async def set_host_addresses(self, addresses: list[bytes]) -> None:
         """The host's own addresses: clients of published ports that have one of them appear as the gateway."""
-        await self._post(self.plane.post_host_addresses, b"".join(mapped(address) for address in addresses))
+        await self._post(self.plane.post_host_addresses, [mapped(address) for address in addresses])
 
     async def add_listeners(
         self, group: ListenerGroup, *, network: int, port: int, address4: bytes | None, address6: bytes | None

@@ -103,7 +103,7 @@ cdef struct Share:          # what one container holds of that which all share; 
     uint32_t oldest         # its unassured flows
     uint32_t newest
     uint32_t chunks         # of the pool
-    uint32_t pumped         # work done for its TCP flows in this turn of the dataplane
+    uint32_t pumped         # work done for what comes in from the host in this turn of the dataplane
     uint64_t pumped_turn
     uint64_t dialer_until_ns    # a connect() of its was slow: until then the dialer makes them
 
@@ -116,11 +116,6 @@ cdef struct Timeouts:       # seconds
     uint32_t udp_stream     # seen in both directions
     uint32_t dns            # UDP to port 53
     uint32_t icmp
-
-cdef struct Prefix:
-    uint8_t address[16]
-    uint32_t bits           # of the 128
-    uint32_t network        # whose subnet it is
 
 cdef struct Conntrack:
     Flow *flows

@@ -83,4 +83,3 @@ cdef void inbox_close(Inbox *inbox) noexcept nogil
 cdef int inbox_receive(Inbox *inbox, int fd, int most, uint32_t offset) noexcept nogil
 cdef void inbox_read(Inbox *inbox, int index, Arrival *arrival) noexcept nogil
 cdef bint next_error(int fd, uint8_t *data, uint32_t room, Arrival *arrival) noexcept nogil
-cdef bint is_loopback(const uint8_t *address) noexcept nogil

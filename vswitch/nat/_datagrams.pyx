@@ -20,7 +20,7 @@ from posix.unistd cimport close
 
 from vswitch.nat._sockets cimport (
     AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, MSG_DONTWAIT, MSG_NOSIGNAL, SO_BINDTODEVICE, SOCK_CLOEXEC, SOCK_NONBLOCK,
-    SOL_SOCKET, bind, in6_addr, in_addr, is_mapped, setsockopt, sockaddr, sockaddr_in, socket,
+    SOL_SOCKET, bind, in6_addr, in_addr, is_mapped, read_socket_address, setsockopt, sockaddr, sockaddr_in, socket,
 )
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -45,7 +45,6 @@ cdef extern from "<netinet/in.h>" nogil:
     enum: IPV6_UNICAST_HOPS, IPV6_TCLASS, IPV6_RECVERR, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT, IPV6_MTU_DISCOVER
     enum: IPV6_PKTINFO, IPV6_RECVPKTINFO
     uint16_t htons(uint16_t value)
-    uint16_t ntohs(uint16_t value)
 
 cdef extern from * nogil:
     """
@@ -320,21 +319,9 @@ cdef void inbox_read(Inbox *inbox, int index, Arrival *arrival) noexcept nogil:
 cdef void read_name(const sockaddr_in6 *name, Arrival *arrival) noexcept nogil:
     """Whom it came from."""
     arrival.dual = name.sin6_family == AF_INET6
-    arrival.peer_port = ntohs(name.sin6_port)
+    arrival.peer_port = read_socket_address(name, arrival.peer)
     arrival.scope = name.sin6_scope_id if arrival.dual else 0
-    read_socket_address(<const sockaddr *>name, arrival.peer)
     arrival.ipv6 = not is_mapped(arrival.peer)
-
-
-cdef bint read_socket_address(const sockaddr *name, uint8_t *address) noexcept nogil:
-    """The address of either family; False for another family."""
-    memset(address, 0, 16)
-    if (<const sockaddr_in6 *>name).sin6_family == AF_INET6:
-        memcpy(address, (<const sockaddr_in6 *>name).sin6_addr.s6_addr, 16)
-        return True
-    address[10], address[11] = 0xFF, 0xFF
-    memcpy(address + 12, &(<const sockaddr_in *>name).sin_addr, 4)
-    return (<const sockaddr_in *>name).sin_family == AF_INET
 
 
 cdef void read_control(msghdr *header, Arrival *arrival) noexcept nogil:
@@ -409,21 +396,12 @@ cdef bint next_error(int fd, uint8_t *data, uint32_t room, Arrival *arrival) noe
 
 cdef void read_error(const cmsghdr *part, sock_extended_err *error, Arrival *arrival) noexcept nogil:
     """An error and who sent it; the kernel puts a socket address of either family behind the error."""
+    cdef const sockaddr_in6 *offender = <const sockaddr_in6 *>SO_EE_OFFENDER(error)
     arrival.error, arrival.info = <int32_t>error.ee_errno, error.ee_info
     arrival.kind, arrival.code = error.ee_type, error.ee_code
     arrival.is_local = error.ee_origin == SO_EE_ORIGIN_LOCAL
     arrival.is_icmp = error.ee_origin == SO_EE_ORIGIN_ICMP or error.ee_origin == SO_EE_ORIGIN_ICMP6
     if part.cmsg_len >= CMSG_LEN(sizeof(sock_extended_err) + sizeof(sockaddr_in)):
         if part.cmsg_len >= CMSG_LEN(sizeof(sock_extended_err) + sizeof(sockaddr_in6)) or error.ee_origin == SO_EE_ORIGIN_ICMP:
-            arrival.has_offender = read_socket_address(SO_EE_OFFENDER(error), arrival.offender)
-
-
-cdef bint is_loopback(const uint8_t *address) noexcept nogil:
-    """127/8 or ::1."""
-    cdef int i
-    if is_mapped(address):
-        return address[12] == 127
-    for i in range(15):
-        if address[i]:
-            return False
-    return address[15] == 1
+            arrival.has_offender = offender.sin6_family == AF_INET or offender.sin6_family == AF_INET6
+            read_socket_address(offender, arrival.offender)

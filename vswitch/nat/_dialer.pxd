@@ -7,14 +7,13 @@ from vswitch.nat._conntrack cimport Flow
 
 cdef enum RequestKind:
     DIAL = 1
-    CLOSE = 2
-    CLOSE_HARD = 3          # with a reset to the peer
+    RESET = 2               # close with a reset to the peer
 
 cdef struct Request:        # dataplane → dialer
     uint32_t kind
     uint32_t number         # of the flow
     uint32_t generation
-    int32_t fd              # to close
+    int32_t fd              # to reset
     uint16_t port           # whose queue
     uint16_t l4_port        # to connect to, host order
     uint8_t address[16]

@@ -6,7 +6,8 @@ long where a halted virtual processor must be started. But it may be slow by its
 look 1.2 ms for a free port. So it is done on the spot and timed; a container whose connect() took longer than SLOW_NS has the next ones made by the
 dialer for DIALER_FOR_NS. Thus one container costs the others one slow call per second at most, and each call is on its port's account.
 
-An orderly close() is quick and done on the spot. One with a reset may have megabytes to throw away, and is the dialer's.
+An orderly close() is quick and done on the spot. One with a reset may have megabytes to throw away, and is the dialer's: it has no queue, but waits where more
+dials stand before it on the ring than the queues have room for.
 
 Requests wait in a queue per container, and the containers take turns: one that dials a thousand targets delays another's call by one connect.
 Answers name flow and generation; one for a flow that has ended meanwhile only has its socket closed.
@@ -43,16 +44,16 @@ cdef enum:
     QUEUED = 16384          # requests that may wait here; as many again fit into the ring
     NOBODY = 0xFFFFFFFF
 
-cdef struct Waiting:
+cdef struct Asked:
     Request request
     uint32_t next
 
 cdef struct Queues:         # the dialer's own: one list of requests per container, and the containers that have one
-    Waiting *entries
+    Asked *entries
     uint32_t spare
-    uint32_t first[MAX_PORTS + 1]
-    uint32_t last[MAX_PORTS + 1]
-    uint32_t next_port[MAX_PORTS + 1]   # round of those whose queue isn't empty
+    uint32_t first[MAX_PORTS]
+    uint32_t last[MAX_PORTS]
+    uint32_t next_port[MAX_PORTS]       # round of those whose queue isn't empty
     uint32_t first_port
     uint32_t last_port
 
@@ -69,13 +70,12 @@ cdef bint dialer_open(Switch *sw) noexcept nogil:
 cdef void dialer_close(Switch *sw) noexcept nogil:
     """The dialer's thread has ended, and every flow: what it was still to close is closed here."""
     cdef uint32_t length
-    cdef Request request
-    cdef const uint8_t *record = ring_peek(&sw.nat.requests, &length)
-    while record != NULL:
-        memcpy(&request, record, sizeof(Request))
+    cdef const Request *request = <const Request *>ring_peek(&sw.nat.requests, &length)
+    while request != NULL:
+        if request.kind == RESET:
+            close_with_reset(request.fd)
         ring_release(&sw.nat.requests, length)
-        close_asked(&request)
-        record = ring_peek(&sw.nat.requests, &length)
+        request = <const Request *>ring_peek(&sw.nat.requests, &length)
     ring_close(&sw.nat.requests)
     ring_close(&sw.nat.results)
     if sw.nat.dial_fd >= 0:
@@ -110,7 +110,7 @@ cdef void dial_now(Switch *sw, Port *port, const Request *request) noexcept nogi
     """Connects on the spot, on the port's account; being slow is remembered."""
     cdef Result result
     cdef uint64_t before = clock_ns()
-    perform(request, &result)
+    connect_to(request, &result)
     if clock_ns() - before > SLOW_NS:
         port.share.dialer_until_ns = sw.now_ns + DIALER_FOR_NS
     port.credit -= DIAL_COST
@@ -118,13 +118,15 @@ cdef void dial_now(Switch *sw, Port *port, const Request *request) noexcept nogi
 
 
 cdef void hang_up(Switch *sw, int32_t fd, bint hard) noexcept nogil:
-    """Closes a socket, on the spot; `hard` with a reset to its peer, of which the dialer hears at the end of the turn."""
+    """Closes a socket; `hard` with a reset to its peer, which the dialer does: it hears of it at the end of the turn."""
     cdef Request request
-    cdef Result result
+    if not hard:
+        close(fd)
+        return
     memset(&request, 0, sizeof(Request))
-    request.kind, request.fd, request.port = CLOSE_HARD if hard else CLOSE, fd, MAX_PORTS
-    if not hard or sw.nat.dial_inline or not ask(sw, &request):
-        perform(&request, &result)
+    request.kind, request.fd = RESET, fd
+    if sw.nat.dial_inline or not ask(sw, &request):
+        close_with_reset(fd)
     else:
         sw.nat.dial_wanted = 1
 
@@ -166,7 +168,7 @@ cdef void dialer_run(Switch *sw) noexcept nogil:
     """The thread: asleep until there are requests, back when the switch stops."""
     cdef Queues *queues = <Queues *>calloc(1, sizeof(Queues))
     cdef uint64_t count
-    cdef Waiting *entry
+    cdef Asked *entry
     if queues == NULL or not queues_open(queues):
         free(queues)
         return
@@ -185,34 +187,32 @@ cdef void dialer_run(Switch *sw) noexcept nogil:
 
 cdef bint queues_open(Queues *queues) noexcept nogil:
     cdef uint32_t i
-    queues.entries = <Waiting *>calloc(QUEUED, sizeof(Waiting))
+    queues.entries = <Asked *>calloc(QUEUED, sizeof(Asked))
     if queues.entries == NULL:
         return False
     for i in range(QUEUED):
         queues.entries[i].next = i + 1 if i + 1 < QUEUED else <uint32_t>NOBODY
-    for i in range(MAX_PORTS + 1):
+    for i in range(MAX_PORTS):
         queues.first[i] = NOBODY
     queues.first_port = queues.last_port = NOBODY
     return True
 
 
 cdef void collect(Switch *sw, Queues *queues) noexcept nogil:
-    """Sorts the dials on the ring into the containers' queues, as far as there is room; a close is done at once."""
+    """Sorts the dials on the ring into the containers' queues, as far as there is room; a reset is done at once."""
     cdef uint32_t length, number, port
-    cdef const uint8_t *record
+    cdef const Request *request
     while True:
-        record = ring_peek(&sw.nat.requests, &length)
-        if record == NULL:
+        request = <const Request *>ring_peek(&sw.nat.requests, &length)
+        if request == NULL or (request.kind == DIAL and queues.spare == <uint32_t>NOBODY):
             return
-        if (<const Request *>record).kind != DIAL:
-            close_asked(<const Request *>record)
+        if request.kind == RESET:
+            close_with_reset(request.fd)
             ring_release(&sw.nat.requests, length)
             continue
-        if queues.spare == <uint32_t>NOBODY:
-            return
         number = queues.spare
         queues.spare = queues.entries[number].next
-        memcpy(&queues.entries[number].request, record, sizeof(Request))
+        queues.entries[number].request = request[0]
         ring_release(&sw.nat.requests, length)
         queues.entries[number].next = NOBODY
         port = queues.entries[number].request.port
@@ -234,10 +234,10 @@ cdef void enlist(Queues *queues, uint32_t port) noexcept nogil:
     queues.last_port = port
 
 
-cdef Waiting *next_waiting(Queues *queues) noexcept nogil:
+cdef Asked *next_waiting(Queues *queues) noexcept nogil:
     """The first request of the container whose turn it is; NULL when nobody asks."""
     cdef uint32_t port = queues.first_port
-    cdef Waiting *entry
+    cdef Asked *entry
     if port == <uint32_t>NOBODY:
         return NULL
     queues.first_port = queues.next_port[port]
@@ -249,15 +249,13 @@ cdef Waiting *next_waiting(Queues *queues) noexcept nogil:
 
 
 cdef void serve(Switch *sw, const Request *request) noexcept nogil:
-    """Does what is asked and tells the dataplane what came of it."""
+    """Connects, and tells the dataplane what came of it."""
     cdef Result result
     cdef uint8_t *record
     cdef uint64_t one = 1
-    if request.kind == DIAL and outdated(sw, request):
+    if outdated(sw, request):
         return
-    perform(request, &result)
-    if request.kind != DIAL:
-        return
+    connect_to(request, &result)
     record = ring_reserve(&sw.nat.results, sizeof(Result))
     while record == NULL and not sw.stop:
         usleep(100)
@@ -277,24 +275,11 @@ cdef bint outdated(const Switch *sw, const Request *request) noexcept nogil:
     return not flow.used or flow.generation != request.generation
 
 
-cdef void perform(const Request *request, Result *result) noexcept nogil:
-    """One request, on the spot."""
+cdef void close_with_reset(int32_t fd) noexcept nogil:
     cdef linger now
-    result.number, result.generation, result.fd, result.error = request.number, request.generation, -1, 0
-    if request.kind == DIAL:
-        connect_to(request, result)
-        return
-    if request.kind == CLOSE_HARD:
-        now.l_onoff, now.l_linger = 1, 0
-        setsockopt(request.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
-    close(request.fd)
-
-
-cdef void close_asked(const Request *request) noexcept nogil:
-    """One request, where nobody waits for connections any more."""
-    cdef Result result
-    if request.kind != DIAL:
-        perform(request, &result)
+    now.l_onoff, now.l_linger = 1, 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+    close(fd)
 
 
 cdef void connect_to(const Request *request, Result *result) noexcept nogil:
@@ -303,6 +288,7 @@ cdef void connect_to(const Request *request, Result *result) noexcept nogil:
     cdef sockaddr_in6 address
     cdef uint32_t size
     cdef int on = 1, fd = socket(AF_INET6 if ipv6 else AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    result.number, result.generation, result.fd, result.error = request.number, request.generation, -1, 0
     if fd < 0:
         result.error = errno
         return

@@ -15,10 +15,11 @@ both.
 from libc.stdint cimport int64_t, uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy
 
-from vswitch._fastpath cimport count_drops
+from vswitch._fastpath cimport TAKES_UDP, count_drops
 from vswitch.datapath._drops cimport Drop
-from vswitch.nat._conntrack cimport FLOW_OUT, NO_FLOW, Conntrack, flow_add, flow_assure, flow_find
-from vswitch.nat._datagrams cimport INBOX_MESSAGES, inbox_read, inbox_receive, is_loopback, next_error
+from vswitch.nat._addresses cimport is_loopback, lies_in
+from vswitch.nat._conntrack cimport FLOW_OUT, NO_FLOW, Conntrack, Flow, flow_add, flow_assure, flow_find
+from vswitch.nat._datagrams cimport INBOX_MESSAGES, Arrival, inbox_read, inbox_receive, next_error
 from vswitch.nat._echo cimport echo_in, quote_echo
 from vswitch.nat._emit cimport complain_flow, emit
 from vswitch.nat._mappings cimport flow_of_peer, start_flow
@@ -26,7 +27,6 @@ from vswitch.nat._nat cimport EMIT_ROOM, Outgoing
 from vswitch.nat._published cimport flow_of_client
 from vswitch.nat._shares cimport may_pump, pumped
 from vswitch.nat._sockets cimport SO_ERROR, SOL_SOCKET, getsockopt, socklen_t
-from vswitch.nat._translate cimport is_own
 from vswitch.nat._udp cimport BATCH_BYTES, ERROR_BYTES, ERRORS_AT_ONCE, FILTER_WALK, MAX_SEGMENTS, Train, udp_of
 from vswitch.wire._bytes cimport write16
 from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
@@ -34,40 +34,46 @@ from vswitch.wire._checksum cimport complement, pseudo_sum, sum_bytes
 cdef enum:
     UDP = 17
     UDP_TTL = 64
-    GSO_UDP = 4             # Port.gso: takes super-frames of datagrams
+    LONG_TRAIN = 8192       # bytes of a message that count as many
+    LONG_AT_ONCE = 4        # of those received at once: each is still in the cache when it leaves
 
 
-cdef void receive(Switch *sw, Port *port, Mapping *mapping) noexcept nogil:
-    """One turn of a mapping's socket; what is left is reported again."""
-    cdef uint32_t offset = EMIT_ROOM + (8 if mapping.protocol == UDP else 0)
+cdef void receive(Switch *sw, Port *port, int fd, Mapping *mapping, Listener *listener) noexcept nogil:
+    """One turn of a mapping's or a listener's socket; what is left is reported again."""
+    cdef bint echo = mapping != NULL and mapping.protocol != UDP
+    cdef uint8_t *long_trains = &mapping.long_trains if mapping != NULL else &listener.long_trains
     cdef Arrival arrival
     cdef int i, most, got
     while may_pump(sw, port):
-        most = LONG_AT_ONCE if mapping.long_trains else INBOX_MESSAGES
-        got = inbox_receive(&udp_of(sw).inbox, mapping.fd, most, offset)
+        most = LONG_AT_ONCE if long_trains[0] else INBOX_MESSAGES
+        got = inbox_receive(&udp_of(sw).inbox, fd, most, EMIT_ROOM + (0 if echo else 8))
         if got <= 0:
             return
         for i in range(got):
             inbox_read(&udp_of(sw).inbox, i, &arrival)
-            mapping.long_trains = arrival.bytes >= LONG_TRAIN
+            long_trains[0] = arrival.bytes >= LONG_TRAIN
             pumped(sw, port, arrival.bytes)
-            take(sw, port, mapping, &arrival)
+            if echo:
+                echo_in(sw, port, mapping, &arrival)
+            else:
+                take(sw, port, mapping, listener, &arrival)
         train_leaves(sw)
         if got < most:
             return
 
 
-cdef void take(Switch *sw, Port *port, Mapping *mapping, Arrival *arrival) noexcept nogil:
-    """One datagram or train that a mapping's socket received."""
+cdef void take(Switch *sw, Port *port, Mapping *mapping, Listener *listener, const Arrival *arrival) noexcept nogil:
+    """One datagram or train."""
     cdef Flow *flow
-    if mapping.protocol != UDP:
-        echo_in(sw, port, mapping, arrival)
-        return
-    flow = flow_of_peer(sw, mapping, arrival.peer, arrival.peer_port)
-    if flow == NULL:
-        flow = let_in(sw, port, mapping, arrival)
+    if listener != NULL:
+        flow = flow_of_client(sw, listener, arrival, True)
+    else:
+        flow = flow_of_peer(sw, mapping, arrival.peer, arrival.peer_port)
         if flow == NULL:
-            return
+            flow = let_in(sw, port, mapping, arrival)
+    if flow == NULL:
+        return
+    port = sw.ports[flow.port]
     if flow.out_packets:    # one that was let in unasked gives way until the container has answered
         flow_assure(&sw.nat.conntrack, &port.share, flow)
     deliver(sw, port, flow, arrival)
@@ -84,7 +90,7 @@ cdef Flow *let_in(Switch *sw, Port *port, Mapping *mapping, const Arrival *arriv
             known = False
         outside = mapping.alias
     elif sw.networks[mapping.network].way_out.endpoint_filtering:
-        known = not is_own(sw, arrival.peer)
+        known = not lies_in(&sw.nat.own, arrival.peer)
     flow = flow_find(table, mapping.network, UDP, mapping.inside, mapping.inside_port, outside, arrival.peer_port)
     if not known or flow != NULL:
         count_drops(sw, port, Drop.NAT_FILTERED, 1)
@@ -115,7 +121,7 @@ cdef bint knows(const Switch *sw, const Mapping *mapping, const uint8_t *address
 cdef void deliver(Switch *sw, Port *port, Flow *flow, const Arrival *arrival) noexcept nogil:
     """A datagram or train is the container's: it waits for those of its size that follow it, until train_leaves()."""
     cdef Train *train = &udp_of(sw).train
-    cdef bint joins = sw.nat.gro and port.vnet and port.gso & GSO_UDP and not arrival.gso_size and 0 < arrival.bytes <= BATCH_BYTES
+    cdef bint joins = sw.nat.gro and port.vnet and port.gso & TAKES_UDP and not arrival.gso_size and 0 < arrival.bytes <= BATCH_BYTES
     if train.count and not (joins and train.flow == flow.number and arrival.bytes <= train.size
                             and train.whole.bytes + arrival.bytes <= BATCH_BYTES):
         train_leaves(sw)

@@ -18,6 +18,7 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport Port, count_drops
 from vswitch.arp._neighbours cimport Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
+from vswitch.nat._addresses cimport is_link_local, is_loopback, is_unspecified, lies_in
 from vswitch.nat._connection cimport new_flow, tcp_accepted, tcp_end
 from vswitch.nat._conntrack cimport FLOW_IN, Flow, flow_find
 from vswitch.nat._dialer cimport hang_up
@@ -28,7 +29,6 @@ from vswitch.nat._sockets cimport (
     is_mapped, poll_key, read_socket_address, setsockopt, sockaddr, sockaddr_in6,
 )
 from vswitch.nat._tcp cimport TIME_WAIT
-from vswitch.nat._translate cimport is_own
 from vswitch.nat._udp cimport udp_listen, udp_published, udp_unpublished
 
 cdef enum:
@@ -39,7 +39,6 @@ cdef enum:
 
 cdef bint listen_open(Switch *sw) noexcept nogil:
     """Makes the table; False when memory is short."""
-    cdef uint32_t i
     sw.nat.listeners = <Listener *>calloc(MAX_LISTENERS, sizeof(Listener))
     return sw.nat.listeners != NULL
 
@@ -199,20 +198,8 @@ cdef bint ends_of(Switch *sw, const Listener *listener, const uint8_t *client, u
 
 cdef bint shown_as_gateway(const Switch *sw, const uint8_t *client) noexcept nogil:
     """Whether a container could not answer to this address through its gateway: loopback, link-local, the host itself, a network of ours."""
-    cdef uint32_t i
-    cdef uint8_t zeroes[15]
-    memset(zeroes, 0, 15)
-    if is_own(sw, client):
-        return True
-    if is_mapped(client):
-        if client[12] == 127 or client[12] == 0:
-            return True
-    elif memcmp(client, zeroes, 15) == 0 or (client[0] == 0xFE and client[1] & 0xC0 == 0x80):
-        return True
-    for i in range(sw.nat.host_address_count):
-        if memcmp(sw.nat.host_addresses + 16 * i, client, 16) == 0:
-            return True
-    return False
+    return (is_loopback(client) or is_unspecified(client) or is_link_local(client)
+            or lies_in(&sw.nat.own, client) or lies_in(&sw.nat.host_addresses, client))
 
 
 cdef uint16_t free_port(Switch *sw, Port *port, const Listener *listener, const uint8_t *inside, const uint8_t *outside, uint16_t wanted,

@@ -18,8 +18,9 @@ from posix.unistd cimport close
 from vswitch._fastpath cimport EVENT_NO_PING, Event
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport ring_commit, ring_reserve
+from vswitch.nat._addresses cimport is_loopback
 from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, NO_FLOW, flow_due, flow_find, flow_remove
-from vswitch.nat._datagrams cimport is_loopback, open_echo, open_udp
+from vswitch.nat._datagrams cimport open_echo, open_udp
 from vswitch.nat._emit cimport complain_errno, complain_packet
 from vswitch.nat._nat cimport POLL_MAPPING
 from vswitch.nat._report cimport report_opened
@@ -281,7 +282,6 @@ cdef void unlink_flow(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     if flow.next_mapped != NO_FLOW:
         flows[flow.next_mapped].previous_mapped = flow.previous_mapped
     if flow.direction == FLOW_IN:
-        sw.nat.listeners[flow.mapping].flows -= 1
         return
     if udp.mappings[flow.mapping].recent == flow.number:
         udp.mappings[flow.mapping].recent = NO_FLOW

@@ -3,7 +3,8 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from vswitch.datapath._ring cimport Ring
-from vswitch.nat._conntrack cimport Conntrack, Prefix
+from vswitch.nat._addresses cimport Prefixes
+from vswitch.nat._conntrack cimport Conntrack
 from vswitch.nat._reassembly cimport Reassemblies
 
 cdef enum:
@@ -73,15 +74,13 @@ cdef struct Listener:       # one published host port
     uint8_t stalled         # out of the poller: accept failed for want of descriptors
     uint8_t inside4[16]
     uint8_t inside6[16]
-    uint32_t flows          # UDP: flows that answer through its socket
+    uint8_t long_trains     # UDP: as in Mapping
 
 cdef struct Nat:
     Conntrack conntrack
     uint8_t *tx             # EMIT_ROOM + EMIT_BYTES
-    Prefix *own             # subnets of all networks: never handed to connect() or sendto()
-    uint32_t own_count
-    uint8_t *host_addresses # 16 bytes each: whoever connects from them appears as the gateway
-    uint32_t host_address_count
+    Prefixes own            # subnets of all networks: never handed to connect() or sendto()
+    Prefixes host_addresses # whoever connects from them appears as the gateway
     Listener *listeners
     uint32_t listener_count # entries in use or once used
     uint32_t stalled        # listeners that wait for descriptors

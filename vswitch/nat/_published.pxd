@@ -7,6 +7,5 @@ from vswitch.nat._conntrack cimport Flow
 from vswitch.nat._datagrams cimport Arrival, Destination
 from vswitch.nat._nat cimport Listener
 
-cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil
 cdef Flow *flow_of_client(Switch *sw, Listener *listener, const Arrival *arrival, bint may_open) noexcept nogil
 cdef void address_client(Switch *sw, const Flow *flow, Destination *to) noexcept nogil

@@ -23,44 +23,16 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport Port, count_drops
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
-from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_assure, flow_find
-from vswitch.nat._datagrams cimport INBOX_MESSAGES, address_to, inbox_read, inbox_receive
-from vswitch.nat._inbound cimport LONG_AT_ONCE, LONG_TRAIN, deliver, train_leaves
+from vswitch.nat._conntrack cimport FLOW_IN, FLOW_OUT, flow_find
+from vswitch.nat._datagrams cimport address_to
 from vswitch.nat._listen cimport ends_of
 from vswitch.nat._mappings cimport start_flow
-from vswitch.nat._nat cimport EMIT_ROOM
-from vswitch.nat._shares cimport claim_flow, may_pump, pumped
+from vswitch.nat._shares cimport claim_flow
 from vswitch.nat._sockets cimport is_mapped
 from vswitch.nat._udp cimport CLIENT_PORTS, Client, udp_end, udp_of
 
 cdef enum:
     UDP = 17
-
-
-cdef void receive_clients(Switch *sw, Listener *listener) noexcept nogil:
-    """One turn of a published port's socket; what is left is reported again."""
-    cdef Port *port = sw.ports[listener.port]
-    cdef bint long_trains = False
-    cdef Arrival arrival
-    cdef Flow *flow
-    cdef int i, most, got
-    while port != NULL and may_pump(sw, port):
-        most = LONG_AT_ONCE if long_trains else INBOX_MESSAGES
-        got = inbox_receive(&udp_of(sw).inbox, listener.fd, most, EMIT_ROOM + 8)
-        if got <= 0:
-            return
-        for i in range(got):
-            inbox_read(&udp_of(sw).inbox, i, &arrival)
-            long_trains = arrival.bytes >= LONG_TRAIN
-            pumped(sw, port, arrival.bytes)
-            flow = flow_of_client(sw, listener, &arrival, True)
-            if flow != NULL:
-                if flow.out_packets:
-                    flow_assure(&sw.nat.conntrack, &sw.ports[flow.port].share, flow)
-                deliver(sw, sw.ports[flow.port], flow, &arrival)
-        train_leaves(sw)
-        if got < most:
-            return
 
 
 cdef Flow *flow_of_client(Switch *sw, Listener *listener, const Arrival *arrival, bint may_open) noexcept nogil:
@@ -133,7 +105,6 @@ cdef Flow *open_client(Switch *sw, Listener *listener, const Arrival *arrival, c
     client.port, client.scope, client.dual = arrival.peer_port, arrival.scope, arrival.dual
     client.has_local, client.interface = arrival.has_local, arrival.interface
     memcpy(client.local, arrival.local, 16)
-    listener.flows += 1
     start_flow(sw, flow, FLOW_IN, arrival.peer, home.mac, &udp_of(sw).listened[number])
     return flow
 

@@ -188,7 +188,7 @@ cdef int segment(Switch *sw, Port *port, Flow *flow, const Packet *packet) noexc
     if not flags & TCP_ACK:
         return Drop.NAT_OUT_OF_WINDOW
     verdict = acknowledgement(sw, port, flow, packet, seq, bytes)
-    if verdict or not flow.used:
+    if verdict:
         return verdict
     skip = flow.tcp.rcv_nxt - seq
     if <int32_t>skip < 0:

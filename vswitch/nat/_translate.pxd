@@ -15,4 +15,3 @@ cdef void nat_turn(Switch *sw) noexcept nogil
 cdef void end_flow(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef bint nat_forget_port(Switch *sw, Port *port) noexcept nogil
 cdef void nat_kill(Switch *sw, uint32_t number, uint32_t generation) noexcept nogil
-cdef bint is_own(const Switch *sw, const uint8_t *address) noexcept nogil

@@ -26,13 +26,14 @@ from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport add_relaxed
 from vswitch.nat._connection cimport tcp_abort, tcp_close, tcp_open
+from vswitch.nat._addresses cimport is_forbidden, lies_in
 from vswitch.nat._conntrack cimport (
     NO_FLOW, TIMERS_PER_TURN, conntrack_close, conntrack_open, conntrack_patience_ns, flow_find, flow_next_due, flow_next_run, flow_run,
 )
 from vswitch.nat._dialer cimport dialer_close, dialer_open, dialer_wake, take_results
 from vswitch.nat._emit cimport complain_packet
 from vswitch.nat._listen cimport STALL_NS, listen_again, listen_close, listen_forget, listen_open, listener_ready
-from vswitch.nat._nat cimport EMIT_BYTES, EMIT_ROOM, POLL_FLOW, POLL_LISTENER, POLL_MAPPING, Packet, Prefix
+from vswitch.nat._nat cimport EMIT_BYTES, EMIT_ROOM, POLL_FLOW, POLL_LISTENER, POLL_MAPPING, Packet
 from vswitch.nat._reassembly cimport (
     MAX_REASSEMBLIES, reassemble, reassemblies_close, reassemblies_expire, reassemblies_forget, reassemblies_open,
 )
@@ -101,8 +102,8 @@ cdef void nat_close(Switch *sw) noexcept nogil:
     dialer_close(sw)
     reassemblies_close(&sw.nat.reassemblies)
     conntrack_close(&sw.nat.conntrack)
-    free(sw.nat.own)
-    free(sw.nat.host_addresses)
+    free(sw.nat.own.entries)
+    free(sw.nat.host_addresses.entries)
     free(sw.nat.tx)
 
 
@@ -228,7 +229,7 @@ cdef int decide(Switch *sw, Network *network, Port *port, Packet *packet) noexce
     cdef const Neighbour *local = neighbour_find(&sw.neighbours, port.network, packet.outside)
     cdef uint8_t protocol = packet.protocol
     cdef int verdict
-    if local == NULL and (not network.way_out.open or is_own(sw, packet.outside)):
+    if local == NULL and (not network.way_out.open or lies_in(&sw.nat.own, packet.outside)):
         return NOT_OURS
     if local != NULL:
         if protocol == FRAGMENT:
@@ -251,30 +252,6 @@ cdef int decide(Switch *sw, Network *network, Port *port, Packet *packet) noexce
         packet.target[10] = packet.target[11] = 0xFF
         packet.target[12], packet.target[15] = 127, 1
     return 0
-
-
-cdef bint is_own(const Switch *sw, const uint8_t *address) noexcept nogil:
-    """Whether an address lies in a subnet of any network of this switch."""
-    cdef uint32_t i, whole
-    cdef const Prefix *prefix
-    for i in range(sw.nat.own_count):
-        prefix = &sw.nat.own[i]
-        whole = prefix.bits // 8
-        if memcmp(prefix.address, address, whole) == 0 and (prefix.bits % 8 == 0 or
-                (prefix.address[whole] ^ address[whole]) >> (8 - prefix.bits % 8) == 0):
-            return True
-    return False
-
-
-cdef bint is_forbidden(const uint8_t *address) noexcept nogil:
-    """Destinations that no socket may be sent to."""
-    cdef uint8_t zeroes[15]
-    memset(zeroes, 0, 15)
-    if is_mapped(address):
-        return address[12] == 0 or address[12] == 127 or address[12] >= 224
-    if memcmp(address, zeroes, 15) == 0 and address[15] <= 1:
-        return True
-    return address[0] == 0xFF or (address[0] == 0xFE and address[1] & 0xC0 == 0x80)
 
 
 cdef int put_together(Switch *sw, Port *port, const Frame *frame, Packet *packet) noexcept nogil:

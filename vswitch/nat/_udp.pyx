@@ -49,7 +49,7 @@ from vswitch.nat._emit cimport complain_errno, complain_flow, voice_close, voice
 from vswitch.nat._inbound cimport heed_errors, receive, train_leaves
 from vswitch.nat._mappings cimport idle_seconds, mappings_close, mappings_open, open_flow, unlink_flow
 from vswitch.nat._nat cimport EMIT_ROOM, MAX_LISTENERS
-from vswitch.nat._published cimport address_client, receive_clients
+from vswitch.nat._published cimport address_client
 from vswitch.nat._report cimport report_closed
 from vswitch.nat._sockets cimport EPOLLERR, EPOLLIN
 from vswitch.wire._bytes cimport write16
@@ -303,15 +303,15 @@ cdef void udp_ready(Switch *sw, uint32_t number, uint32_t generation, uint32_t e
     if events & EPOLLERR:
         heed_errors(sw, mapping.fd, mapping, NULL)
     if events & EPOLLIN:
-        receive(sw, sw.ports[mapping.port], mapping)
+        receive(sw, sw.ports[mapping.port], mapping.fd, mapping, NULL)
 
 
 cdef void udp_published(Switch *sw, Listener *listener, uint32_t events) noexcept nogil:
     """The same for a published port's socket."""
     if events & EPOLLERR:
         heed_errors(sw, listener.fd, NULL, listener)
-    if events & EPOLLIN:
-        receive_clients(sw, listener)
+    if events & EPOLLIN and sw.ports[listener.port] != NULL:
+        receive(sw, sw.ports[listener.port], listener.fd, NULL, listener)
 
 
 # ---- the end
