@@ -248,5 +248,5 @@ cdef Switch *switch_open(uint32_t mac_capacity, uint32_t mac_share, uint32_t nei
 cdef void switch_close(Switch *sw) noexcept
 cdef int switch_turn(Switch *sw, int timeout_ms) noexcept nogil
 cdef void switch_run(Switch *sw) noexcept nogil
-cdef void transmit(Switch *sw, Port *payer, Port *port, Frame *frame) noexcept nogil
 cdef void give_up(Switch *sw, Port *port, int error) noexcept nogil
+cdef void transmit(Switch *sw, Port *payer, Port *port, Frame *frame) noexcept nogil

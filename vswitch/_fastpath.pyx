@@ -351,7 +351,7 @@ cdef void lose_port(Switch *sw, Port *port, int error) noexcept nogil:
 
 
 cdef void give_up(Switch *sw, Port *port, int error) noexcept nogil:
-    """The port takes no part any more: tells control, once."""
+    """The port takes no part any more (its descriptor may be polled as another's): tells control, once."""
     cdef Event *event
     if port.gone:
         return

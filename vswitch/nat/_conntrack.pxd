@@ -10,7 +10,7 @@ cdef enum:
     COARSE_SLOTS = 512      # of COARSE_NS each: idle timeouts; what is due later goes round again
     FINE_NS = 8000000
     COARSE_NS = 1000000000
-    TIMERS_PER_TURN = 256   # rung at once: the rest waits until the frames had their turn
+    TIMERS_PER_TURN = 256   # flows looked at in one turn: the rest waits until the frames had theirs
     MAX_HOLD = 8            # a container may hold this many times what is still free
 
 cdef enum Direction:
@@ -150,7 +150,7 @@ cdef void flow_loosen(Conntrack *table, Share *share, Flow *flow) noexcept nogil
 cdef void flow_touch(Conntrack *table, Share *share, Flow *flow) noexcept nogil
 cdef void flow_due(Conntrack *table, Flow *flow, uint64_t due_ns, uint64_t now_ns) noexcept nogil
 cdef void flow_undue(Conntrack *table, Flow *flow) noexcept nogil
-cdef Flow *flow_next_due(Conntrack *table, uint64_t now_ns) noexcept nogil
+cdef Flow *flow_next_due(Conntrack *table, uint64_t now_ns, uint32_t *left) noexcept nogil
 cdef int64_t conntrack_patience_ns(const Conntrack *table, uint64_t now_ns) noexcept nogil
 cdef void flow_run(Conntrack *table, Flow *flow) noexcept nogil
 cdef Flow *flow_next_run(Conntrack *table) noexcept nogil

@@ -284,21 +284,25 @@ cdef void flow_undue(Conntrack *table, Flow *flow) noexcept nogil:
     flow.next_due = flow.previous_due = NO_FLOW
 
 
-cdef Flow *flow_next_due(Conntrack *table, uint64_t now_ns) noexcept nogil:
-    """A flow whose timer rings now, its timer taken away; NULL when there is none. Call it until then."""
-    cdef Flow *flow = ripe(table, 1, FINE_SLOTS, FINE_NS, &table.fine_at, &table.fine_used, now_ns)
+cdef Flow *flow_next_due(Conntrack *table, uint64_t now_ns, uint32_t *left) noexcept nogil:
+    """A flow whose timer rings now, its timer taken away; NULL when there is none, or `left` is used up, of which each flow that is looked at takes
+    one. Call it until then."""
+    cdef Flow *flow = ripe(table, 1, FINE_SLOTS, FINE_NS, &table.fine_at, &table.fine_used, now_ns, left)
     if flow == NULL:
-        flow = ripe(table, 1 + FINE_SLOTS, COARSE_SLOTS, COARSE_NS, &table.coarse_at, &table.coarse_used, now_ns)
+        flow = ripe(table, 1 + FINE_SLOTS, COARSE_SLOTS, COARSE_NS, &table.coarse_at, &table.coarse_used, now_ns, left)
     return flow
 
 
 cdef Flow *ripe(Conntrack *table, uint32_t first, uint32_t slots, uint64_t tick_ns, uint64_t *at, const uint32_t *used,
-                uint64_t now_ns) noexcept nogil:
+                uint64_t now_ns, uint32_t *left) noexcept nogil:
     """The same for one wheel: serves its slots up to now; flows that are not due yet move on."""
     cdef uint64_t now = now_ns // tick_ns
     cdef Flow *flow
     while at[0] < now and used[0]:
         while table.wheel[first + (at[0] + 1) % slots] != NO_FLOW:
+            if left[0] == 0:
+                return NULL
+            left[0] -= 1
             flow = &table.flows[table.wheel[first + (at[0] + 1) % slots]]
             flow_undue(table, flow)
             if flow.due_ns <= now_ns:

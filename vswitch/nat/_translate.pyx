@@ -362,15 +362,14 @@ cdef void nat_turn(Switch *sw) noexcept nogil:
     while reassemblies_expire(&sw.nat.reassemblies, sw.now_ns):
         count_fragments(sw)
     listen_again(sw)
-    while left:
-        flow = flow_next_due(&sw.nat.conntrack, sw.now_ns)
+    while True:
+        flow = flow_next_due(&sw.nat.conntrack, sw.now_ns, &left)
         if flow == NULL:
             break
         if flow.protocol == TCP:
             tcp_due(sw, sw.ports[flow.port], flow)
         else:
             udp_due(sw, sw.ports[flow.port], flow)
-        left -= 1
     last = sw.nat.conntrack.last_run
     left = RUNS_PER_TURN if last != <uint32_t>NO_FLOW else 0
     while left:
