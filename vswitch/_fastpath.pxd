@@ -71,6 +71,7 @@ cdef struct Port:
 cdef struct Network:
     uint16_t index
     uint8_t dhcp            # DHCP questions go to control
+    uint8_t isolated        # its ports speak with the gateway only (icc=false)
     uint8_t gateway_mac[6]
     uint8_t gateway4[4]     # its first IPv4 address
     uint8_t gateway6[16]    # its first global IPv6 address, zero for none
@@ -99,6 +100,7 @@ cdef enum Op:               # what control asks of the dataplane
     OP_NETWORK_ADD          # pointer: a Network to take over
     OP_NETWORK_REMOVE       # index
     OP_NETWORK_MTU          # index, value
+    OP_NETWORK_ISOLATED     # index, value: whether its ports are kept apart
     OP_PORT_ADD             # pointer: a Port to take over
     OP_PORT_REMOVE          # index
     OP_NEIGHBOUR_SET        # network, address, mac, index (port)

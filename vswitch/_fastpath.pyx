@@ -383,7 +383,10 @@ cdef void receive(Switch *sw, Port *port, Frame *frame) noexcept nogil:
         drop(sw, port, frame, reason)
         return
     if not consume(sw, network, port, frame):
-        forward(sw, network, port, frame)
+        if network.isolated:
+            drop(sw, port, frame, Drop.ISOLATED)
+        else:
+            forward(sw, network, port, frame)
 
 
 cdef void drop(Switch *sw, Port *port, Frame *frame, Drop reason) noexcept nogil:
@@ -622,7 +625,7 @@ cdef void ask(Switch *sw, Network *network, Port *port, Frame *frame, Query *que
     query.length = frame.length
     query.network = port.network
     query.port = port.index
-    query.guard = port.guard
+    query.guard, query.isolated = port.guard, network.isolated
     query.reply = sw.reply + VNET_BYTES
     query.reply_bytes = 0
     query.drop = Drop.FORWARDED

@@ -59,19 +59,23 @@ class SwitchSettings(Section):
 class DefaultNetworkSettings(Section):
     """[default_network]: what a container joins that names no network.
 
-    `bip` is the gateway's address with the subnet's prefix length, `fixed_cidr` the part of it that
-    containers get addresses from, `fixed_cidr_v6` its IPv6 subnet. Without them subnets come from the pools.
-    `ip_masq` is true: what leaves does so with the host's address. `options` are those of `network create --opt`.
+    What is live follows a SIGHUP while containers are on it. `bip` is the gateway's address with the subnet's prefix
+    length, `fixed_cidr` the part of it that containers get addresses from, `fixed_cidr_v6` its IPv6 subnet. Without
+    them subnets come from the pools.
+    `ip_masq` is true: what leaves does so with the host's address. With `icc` false containers don't reach each other,
+    with `dns` false their names don't resolve. `options` are those of `network create --opt`.
     """
 
     enabled: Annotated[bool, Meta(extra=RESTART)] = True
     bip: Annotated[str | None, Meta(extra=RESTART)] = None
-    fixed_cidr: Annotated[str | None, Meta(extra=RESTART)] = None
-    mtu: Annotated[int, Meta(ge=68, le=65520, extra=RESTART)] = 1500
+    fixed_cidr: Annotated[str | None, Meta(extra=LIVE)] = None
+    mtu: Annotated[int, Meta(ge=68, le=65520, extra=LIVE)] = 1500
+    icc: Annotated[bool, Meta(extra=LIVE)] = True
     ipv6: Annotated[bool, Meta(extra=RESTART)] = False
     fixed_cidr_v6: Annotated[str | None, Meta(extra=RESTART)] = None
     ip_masq: Annotated[bool, Meta(extra=RESTART)] = True
-    options: Annotated[dict[str, str], Meta(extra=RESTART)] = {}
+    dns: Annotated[bool, Meta(extra=LIVE)] = True
+    options: Annotated[dict[str, str], Meta(extra=LIVE)] = {}
 
 
 class PoolSettings(Section):

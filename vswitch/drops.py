@@ -59,6 +59,7 @@ EXPLANATIONS: dict[str, str] = {
     "nat_out_of_window": "a TCP segment outside of what its connection expects (RFC 9293 section 3.10.7.4, RFC 5961)",
     "nat_out_of_order": "a TCP segment after one that is missing; the sender will repeat it",
     "nat_host_gone": "its connection's other end had closed or reset it",
+    "isolated": "for another container of a network whose containers are kept apart (icc=false)",
 }
 
 DHCP_EXPLANATIONS: dict[str, str] = {

@@ -49,16 +49,40 @@ class NetworkSpec(Spec):
     mtu: int = 1500
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
+    dns: bool = True
+    dns_servers: list[str] = []
+    dns_search: list[str] = []
+    dns_options: list[str] = []
+
+
+class NetworkUpdate(Spec):
+    """What of a network becomes another; what is left out stays.
+
+    A label or option whose value is null goes. A subnet that the network has already gets the range and the reserved
+    addresses that are given, any other is added.
+    """
+
+    mtu: int | None = None
+    internal: bool | None = None
+    ipv6: bool | None = None
+    labels: dict[str, str | None] = {}
+    options: dict[str, str | None] = {}
+    subnets: list[SubnetSpec] = []
+    dns: bool | None = None
+    dns_servers: list[str] | None = None
+    dns_search: list[str] | None = None
+    dns_options: list[str] | None = None
 
 
 class AttachmentSpec(Spec):
-    """One network that a container joins."""
+    """One network that a container joins. The one with the highest `gw_priority` gets the default route."""
 
     network: str = "default"
     ip: str | None = None
     ip6: str | None = None
     mac_address: str | None = None
     aliases: list[str] = []
+    gw_priority: int = 0
 
 
 class PublishSpec(Struct, kw_only=True, frozen=True):
@@ -164,10 +188,17 @@ class NetworkView(Struct):
     options: dict[str, str]
     labels: dict[str, str]
     containers: list[MemberView]
+    dns: bool = True
+    dns_servers: list[str] = []
+    dns_search: list[str] = []
+    dns_options: list[str] = []
+    warnings: list[str] = []
 
 
 class EndpointView(Struct):
-    """A network as its container shows it; `ipv4` and `ipv6` carry the prefix length."""
+    """A network as its container shows it; `ipv4` and `ipv6` carry the prefix length. `default_route` says for which IP
+    versions packets to anywhere else leave by it.
+    """
 
     name: str
     interface: str
@@ -177,6 +208,8 @@ class EndpointView(Struct):
     gateway: str | None
     gateway6: str | None
     aliases: list[str]
+    gw_priority: int = 0
+    default_route: list[int] = []
 
 
 class PortMapping(Struct):
@@ -213,6 +246,7 @@ class ContainerView(Struct):
     labels: dict[str, str]
     networks: list[EndpointView]
     ports: list[PortMapping] = []
+    warnings: list[str] = []
 
 
 class FdbView(Struct):

@@ -83,7 +83,7 @@ def test_wrong_usage_is_one_line_and_status_2(cli, words, line):
     (["default"], "network default exists already"),
     (["blue", "--subnet", "172.17.5.0/24"], "overlaps 172.17.0.0/16 of network default"),
     (["blue", "--subnet", "10.1.0.0"], "10.1.0.0"),
-    (["blue", "--opt", "icc=false"], "network option 'icc' is unknown"),
+    (["blue", "--opt", "icc=perhaps"], "network option icc must be true or false"),
     (["blue", "--driver", "macvlan"], "bridge"),
     (["-blue"], "no such option"),
     (["blue/green"], "network name 'blue/green' is invalid"),

@@ -48,7 +48,7 @@ def test_several_networks_say_each_what_is_theirs():
     (["a", "b"], None, ["x"], "--alias with several networks"),
     (["a,ip=10.0.0.3"], "10.0.0.2", [], "--ip is given twice for network a"),
     (["a,ip=1,ip=2"], None, [], "ip is given twice"),
-    (["a,colour=red"], None, [], "'colour' is none of name, ip, ip6, mac-address, alias"),
+    (["a,colour=red"], None, [], "'colour' is none of name, ip, ip6, mac-address, gw-priority, alias"),
     (["a,"], None, [], "'' should be KEY=VALUE"),
     (["ip=10.0.0.2"], None, [], "names no network"),
     ([""], None, [], "'name=' should be KEY=VALUE"),

@@ -7,7 +7,7 @@ import asyncio
 from ipaddress import IPv4Network, IPv6Network
 
 import pytest
-from switchbox import Box, simulated
+from switchbox import Box, quiet, simulated
 
 from vswitch.config import parse
 from vswitch.datapath.plane import Punt
@@ -91,7 +91,8 @@ async def test_several_subnets_are_filled_one_after_the_other(tmp_path):
         (NetworkSpec(name="x", mtu=67), 400, "MTU 67"),
         (NetworkSpec(name="x", mtu=65521), 400, "MTU 65521"),
         (NetworkSpec(name="x", mtu=1279, ipv6=True), 400, "1280"),
-        (NetworkSpec(name="x", options={"icc": "false"}), 400, "unknown"),
+        (NetworkSpec(name="x", options={"icc": "perhaps"}), 400, "icc must be true or false"),
+        (NetworkSpec(name="x", options={"stp": "true"}), 400, "unknown"),
         (NetworkSpec(name="x", options={"mtu": "big"}), 400, "must be a number"),
         (
             NetworkSpec(name="x", subnets=[SubnetSpec(subnet="10.0.0.1/24")]),
@@ -283,8 +284,10 @@ async def test_live_settings_apply_at_once_and_the_others_are_reported(tmp_path)
         assert differences == {
             "switch.log_packets": False,
             "switch.max_networks": True,
-            "default_network.mtu": False,
+            "default_network.mtu": True,
         }
+        await quiet(box)
+        assert box.switch.network("default").mtu == 1400 and box.datapath.networks[0]["mtu"] == 1400
         with pytest.raises(Refused, match="1 networks, its limit"):
             await box.switch.create_network(NetworkSpec(name="blue"))
 

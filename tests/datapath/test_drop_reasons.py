@@ -142,6 +142,10 @@ SCENES = {
         scene.switch.plane.post_network_mtu(0, 9000),
         scene.sent(frames.dhcp(scene.a.mac, padding=3000)),
     )[1],
+    "isolated": lambda scene: (
+        scene.switch.plane.post_network_isolated(0, True),
+        scene.sent(experimental(scene.b.mac, scene.a.mac)),
+    )[1],
     "tx_full": full_receiver,
     "tx_refused": lambda scene: refusing_receiver(scene, unwritable),
     "tx_error": too_small_receiver,

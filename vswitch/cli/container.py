@@ -34,6 +34,8 @@ def ps_command(client: Client, everything: bool, as_json: bool, quiet: bool) -> 
         headings = ("CONTAINER ID", "COMMAND", "CREATED", "STATUS", "NETWORKS", "ADDRESSES", "PORTS", "NAME")
         emit_table(headings, map(_row, containers))
         _say_remedies(containers)
+        for warning in dict.fromkeys(w for container in containers for w in container["warnings"]):
+            print(f"vswitch: {warning}", file=sys.stderr)
 
 
 def _row(container: dict[str, Any]) -> tuple[Any, ...]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -16,7 +17,24 @@ from vswitch.control.api.client import Client, segment
 
 @click.group("network")
 def network_command() -> None:
-    """Create, list, inspect and remove networks."""
+    """Create, change, join, leave and remove networks."""
+
+
+def described(function: Callable) -> Callable:
+    """What `create` and `update` say of a network alike."""
+    for option in reversed(
+        (
+            repeated("--label", "labels", metavar="K=V", help="A note on the network; repeatable."),
+            repeated(
+                "--opt", "-o", "options", metavar="K=V", help="Such as icc=false or host_loopback=true; repeatable."
+            ),
+            repeated("--dns", "dns_servers", metavar="A", help="A resolver for its containers; repeatable."),
+            repeated("--dns-search", metavar="D", help="A search domain for its containers; repeatable."),
+            repeated("--dns-option", "dns_options", metavar="O", help="An option for their resolv.conf; repeatable."),
+        )
+    ):
+        function = option(function)
+    return function
 
 
 @client_command("create")
@@ -44,8 +62,8 @@ def network_command() -> None:
 @click.option(
     "--mtu", type=int, default=1500, show_default=True, metavar="N", help="Largest packet in bytes."
 )
-@repeated("--label", "labels", metavar="K=V", help="A note on the network; repeatable.")
-@repeated("--opt", "-o", "options", metavar="K=V", help="Such as host_loopback=true; repeatable.")
+@click.option("--names/--no-names", "dns", default=True, help="Containers' names resolve on it (default), or don't.")
+@described
 def create(client: Client, name: str, **words: Any) -> None:
     """Create a network; prints its id."""
     print(client.post("/v1/networks", _spec(name, **words))["id"])
@@ -66,11 +84,10 @@ def _spec(
 
     Every gateway, range and reserved address goes to the subnet that holds it.
     """
+    reserved = strict_pairs("--aux-address", aux_addresses, "NAME=IP")
     return {
         "name": name,
-        "subnets": _subnets(
-            subnets, gateways, ranges, strict_pairs("--aux-address", aux_addresses, "NAME=IP")
-        ),
+        "subnets": _subnets([{"subnet": subnet} for subnet in subnets], gateways, ranges, reserved),
         "labels": pairs("--label", labels),
         "options": strict_pairs("--opt", options, "KEY=VALUE"),
         **plain,
@@ -78,14 +95,12 @@ def _spec(
 
 
 def _subnets(
-    subnets: tuple[str, ...],
+    specs: list[dict[str, Any]],
     gateways: tuple[str, ...],
     ranges: tuple[str, ...],
     aux_addresses: dict[str, str],
 ) -> list[dict[str, Any]]:
     from ipaddress import ip_interface, ip_network
-
-    specs: list[dict[str, Any]] = [{"subnet": subnet} for subnet in subnets]
 
     def holder(option: str, text: str) -> dict[str, Any]:
         try:
@@ -111,6 +126,91 @@ def _subnets(
     return specs
 
 
+@client_command("update")
+@click.argument("name", metavar="NETWORK")
+@click.option("--mtu", type=int, metavar="N", help="Largest packet in bytes; interfaces in containers follow.")
+@click.option("--internal/--no-internal", default=None, help="Close the way out of the network, or open it.")
+@click.option("--ipv6", is_flag=True, default=None, help="IPv6 too, for containers that join from now on.")
+@repeated("--subnet", "subnets", metavar="CIDR", help="One more subnet; repeatable.")
+@repeated("--gateway", "gateways", metavar="IP", help="The gateway's address in a subnet that is added.")
+@repeated("--ip-range", "ranges", metavar="CIDR", help="Give out addresses from this part of its subnet only.")
+@repeated("--aux-address", "aux_addresses", metavar="NAME=IP", help="Never give out this address; repeatable.")
+@click.option("--names/--no-names", "dns", default=None, help="Containers' names resolve on it, or don't.")
+@described
+@repeated("--label-rm", "gone_labels", metavar="K", help="Take a label away; repeatable.")
+@repeated("--opt-rm", "gone_options", metavar="K", help="Take an option away, back to its default; repeatable.")
+def update(client: Client, name: str, **words: Any) -> None:
+    """Change a network while containers are on it.
+
+    What is not said stays. The word none in place of a list (--dns none) empties it.
+    """
+    changes = _changes(client, name, **words)
+    if not changes:
+        raise click.UsageError("nothing to change is said")
+    client.request("PATCH", f"/v1/networks/{segment(name)}", changes, {})
+    print(name)
+
+
+def _changes(
+    client: Client,
+    name: str,
+    *,
+    subnets: tuple[str, ...],
+    gateways: tuple[str, ...],
+    ranges: tuple[str, ...],
+    aux_addresses: tuple[str, ...],
+    labels: tuple[str, ...],
+    gone_labels: tuple[str, ...],
+    options: tuple[str, ...],
+    gone_options: tuple[str, ...],
+    **plain: Any,
+) -> dict[str, Any]:
+    """The NetworkUpdate of the words: only what was said."""
+    reserved = strict_pairs("--aux-address", aux_addresses, "NAME=IP")
+    specs: list[dict[str, Any]] = [{"subnet": subnet} for subnet in subnets]
+    if gateways or ranges or reserved:
+        there = client.get(f"/v1/networks/{segment(name)}")["subnets"]
+        specs += [{"subnet": s["subnet"]} for s in there if s["subnet"] not in subnets]
+        specs = [s for s in _subnets(specs, gateways, ranges, reserved) if len(s) > 1 or s["subnet"] in subnets]
+    changes = {
+        "subnets": specs,
+        "labels": {**pairs("--label", labels), **dict.fromkeys(gone_labels)},
+        "options": {**strict_pairs("--opt", options, "KEY=VALUE"), **dict.fromkeys(gone_options)},
+        **{key: value for key, value in plain.items() if not isinstance(value, tuple)},
+    }
+    said = {key: value for key, value in changes.items() if value not in (None, [], {})}
+    lists = {key: list(value) for key, value in plain.items() if isinstance(value, tuple) and value}
+    return said | {key: [] if words == ["none"] else words for key, words in lists.items()}
+
+
+@client_command("connect")
+@click.argument("network", metavar="NETWORK")
+@click.argument("container", metavar="CONTAINER")
+@click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network.")
+@click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network.")
+@click.option("--mac-address", metavar="MAC", help="MAC address on the network.")
+@repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable.")
+@click.option("--gw-priority", type=int, default=0, metavar="N", help="The highest has the default route (default 0).")
+def connect(client: Client, network: str, container: str, **words: Any) -> None:
+    """Let a container join a network too.
+
+    A running one gets another interface at once, a stopped one when it starts.
+    """
+    client.post(f"/v1/networks/{segment(network)}/connect", {"container": container, **words})
+
+
+@client_command("disconnect")
+@click.argument("network", metavar="NETWORK")
+@click.argument("container", metavar="CONTAINER")
+@click.option("-f", "--force", is_flag=True, help="As without: for the habit.")
+def disconnect(client: Client, network: str, container: str, force: bool) -> None:
+    """Take a container off a network.
+
+    Its default route and published ports go on by the next of its networks.
+    """
+    client.post(f"/v1/networks/{segment(network)}/disconnect", {"container": container})
+
+
 @client_command("ls")
 @as_json
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
@@ -124,6 +224,8 @@ def ls(client: Client, as_json: bool, quiet: bool) -> None:
             print(short(network["id"]))
     else:
         emit_table(("NETWORK ID", "NAME", "DRIVER", "SUBNETS", "CONTAINERS"), map(_row, networks))
+        for warning in [warning for network in networks for warning in network["warnings"]]:
+            print(f"vswitch: {warning}", file=sys.stderr)
 
 
 def _row(network: dict[str, Any]) -> tuple[Any, ...]:
@@ -161,5 +263,5 @@ def prune(client: Client, force: bool) -> None:
         print(name)
 
 
-for _command in (create, ls, inspect, rm, prune):
+for _command in (create, update, connect, disconnect, ls, inspect, rm, prune):
     network_command.add_command(_command)

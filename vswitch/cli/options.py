@@ -11,7 +11,7 @@ import click
 
 from vswitch.control.api.client import Client
 
-ATTACHMENT_KEYS = {"ip": "ip", "ip6": "ip6", "mac-address": "mac_address"}
+ATTACHMENT_KEYS = {"ip": "ip", "ip6": "ip6", "mac-address": "mac_address", "gw-priority": "gw_priority"}
 
 
 def client_command(*names: Any, **settings: Any) -> Callable:
@@ -49,7 +49,7 @@ def attachment_options(function: Callable) -> Callable:
                 "--network",
                 "--net",
                 "networks",
-                metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N…]",
+                metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N,gw-priority=N…]",
                 help="Join this network instead of the default one; repeatable.",
             ),
             click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network."),
@@ -114,10 +114,17 @@ def _attachment(text: str) -> dict[str, Any]:
             )
         if field in attachment:
             raise click.UsageError(f"--network {text}: {key} is given twice")
-        attachment[field] = value
+        attachment[field] = _number(text, key, value) if key == "gw-priority" else value
     if "network" not in attachment:
         raise click.UsageError(f"--network {text}: names no network")
     return attachment
+
+
+def _number(text: str, key: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise click.UsageError(f"--network {text}: {key} should be a number, not {value!r}") from None
 
 
 def pairs(option: str, words: Iterable[str]) -> dict[str, str]:

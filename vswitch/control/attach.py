@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from vswitch.control.containers import identified, plan_container
 from vswitch.control.edges import Parts
 from vswitch.control.ending import Ending
-from vswitch.control.endpoints import default_endpoint, interface_plan, reserve_endpoints
+from vswitch.control.endpoints import interface_plans, reserve_endpoints
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
 from vswitch.control.publishing import Publishing, planned
@@ -37,6 +37,7 @@ from vswitch.control.segments import Segments
 from vswitch.control.store import Delete, Put
 from vswitch.control.wiring import Wiring
 from vswitch.model import ContainerSpec, NamespaceOrigin, Refused
+from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import Tap
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,10 @@ class Attaching:
                 await self._wiring.disconnect(port)
             for endpoint in container.record.endpoints:
                 await self._parts.helper.remove(
-                    endpoint.interface, netns_fd=namespace.netns_fd, userns_fd=namespace.userns_fd
+                    endpoint.interface,
+                    netns_fd=namespace.netns_fd,
+                    userns_fd=namespace.userns_fd,
+                    mac=endpoint.mac,
                 )
             container.record = before if container.watches else replace(before, origin=origin)
             undo.callback(setattr, container, "record", before)
@@ -201,8 +205,8 @@ class Attaching:
         container.settled.clear()
         for endpoint in container.record.endpoints:
             job.go_on()
-            tap = await self._interface(container, endpoint, namespace)
-            await self._wiring.connect(container, endpoint, tap, undo)
+            tap, plan = await self._interface(container, endpoint, namespace)
+            await self._wiring.connect(container, endpoint, tap, plan, undo)
         job.go_on()
         ports = await self._publishing.open_all(container, undo)
         job.go_on()
@@ -214,13 +218,13 @@ class Attaching:
         job.go_on()
         container.record = running
 
-    async def _interface(self, container: Container, endpoint: EndpointRecord, namespace: Namespace) -> Tap:
-        """The endpoint's TAP; in a namespace of others the helper chooses a free name, which is stored at
-        once.
+    async def _interface(
+        self, container: Container, endpoint: EndpointRecord, namespace: Namespace
+    ) -> tuple[Tap, InterfacePlan]:
+        """The endpoint's TAP, and how it was made; in a namespace of others the helper chooses a free name, which is
+        stored at once.
         """
-        network = self._parts.inventory.networks[endpoint.network]
-        routed = default_endpoint(container.record.endpoints, self._parts.inventory.networks)
-        plan = interface_plan(endpoint, network, default_route=endpoint is routed)
+        plan = interface_plans(container.record.endpoints, self._parts.inventory.networks)[endpoint.id]
         tap = await self._parts.helper.attach(namespace.netns_fd, namespace.userns_fd, plan)
         if tap.name != endpoint.interface:
             endpoint.interface = tap.name
@@ -230,7 +234,7 @@ class Attaching:
                 endpoint.interface = ""
                 self._wiring.let_go(tap.fd)
                 raise
-        return tap
+        return tap, replace(plan, name=tap.name)
 
     def _watch(self, container: Container, pidfd: int | None, undo: AsyncExitStack) -> None:
         """Notice the namespace's end, keep a descriptor of its process; an orphan is watched already."""

@@ -8,7 +8,6 @@ environment, working folder, capabilities) is kept as it came.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 from random import Random
 
@@ -17,16 +16,16 @@ from msgspec.structs import replace
 from vswitch.container.files import ResolvConf, hosts, parse_extra_host, resolv_conf
 from vswitch.container.files import hostname as hostname_text
 from vswitch.container.namespaces import pid_ended, pid_started
+from vswitch.control.difference import Resolving
+from vswitch.control.endpoints import default_endpoint
 from vswitch.control.inventory import Container, Inventory
 from vswitch.control.names import SHORT_ID_LENGTH, check_hostname, check_name, invented_name, new_id
 from vswitch.control.records import ContainerRecord
-from vswitch.control.subnets import parse_address
+from vswitch.control.resolverwords import WORDS_LIMIT, check_resolver_words
 from vswitch.model import ContainerFiles, ContainerSpec, NamespaceOrigin, Refused
 from vswitch.nat.publish import text_of
 
-PRINTABLE_WORD = re.compile(r"[!-~]{1,253}", re.ASCII)
 HOST_NAMES = ("host.vswitch.internal", "host.docker.internal", "host.containers.internal")
-LISTS_LIMIT = 256  # entries of --dns, --add-host and the like: resolvers read far fewer
 
 
 def plan_container(
@@ -65,21 +64,11 @@ def plan_container(
 
 def check_resolver_settings(spec: ContainerSpec) -> None:
     """Refused unless --dns, --dns-search, --dns-option and --add-host can stand in resolv.conf and hosts."""
-    for server in spec.dns:
-        parse_address(server, "--dns")
-    for option, words in (("--dns-search", spec.dns_search), ("--dns-option", spec.dns_options)):
-        for word in words:
-            if not PRINTABLE_WORD.fullmatch(word):
-                raise Refused(f"{option} {word[:80]!r} is invalid: one word without spaces")
+    check_resolver_words(spec.dns, spec.dns_search, spec.dns_options)
     for extra in spec.extra_hosts:
         parse_extra_host(extra, gateway="192.0.2.1")
-    for what, entries in (
-        ("--dns", spec.dns),
-        ("--dns-search", spec.dns_search),
-        ("--add-host", spec.extra_hosts),
-    ):
-        if len(entries) > LISTS_LIMIT:
-            raise Refused(f"{len(entries)} times {what} is too often: at most {LISTS_LIMIT}")
+    if len(spec.extra_hosts) > WORDS_LIMIT:
+        raise Refused(f"{len(spec.extra_hosts)} times --add-host is too often: at most {WORDS_LIMIT}")
 
 
 def identified(origin: NamespaceOrigin, netns_fd: int, pidfd: int | None) -> NamespaceOrigin:
@@ -139,19 +128,21 @@ def restart_spec(container: Container) -> ContainerSpec:
 
 
 def container_files(container: Container, inventory: Inventory, resolvers: ResolvConf) -> ContainerFiles:
-    """resolv.conf from --dns and friends, else the host's own; hosts with the container's addresses and
-    --add-host.
+    """resolv.conf from --dns and friends, else as the network with the default route says, else the host's own; hosts
+    with the container's addresses and --add-host.
     """
     record, spec = container.record, container.record.spec
     addresses = [a for endpoint in record.endpoints for a in (endpoint.ipv4, endpoint.ipv6) if a is not None]
-    first = record.endpoints[0]
-    gateway = inventory.networks[first.network].gateway_for(first.ipv4)
+    first = default_endpoint(record.endpoints, inventory.networks) or next(iter(record.endpoints), None)
+    network = None if first is None else inventory.networks[first.network]
+    gateway = None if network is None else network.gateway_for(first.ipv4)
+    told = Resolving() if network is None else network.shape.resolving
     extra_hosts = [parse_extra_host(extra, gateway) for extra in spec.extra_hosts]
     return ContainerFiles(
         resolv_conf=resolv_conf(
-            spec.dns or resolvers.nameservers,
-            spec.dns_search or resolvers.search,
-            spec.dns_options or resolvers.options,
+            spec.dns or told.servers or resolvers.nameservers,
+            spec.dns_search or told.search or resolvers.search,
+            spec.dns_options or told.options or resolvers.options,
         ),
         hosts=hosts(
             record.hostname,

@@ -31,7 +31,7 @@ from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, Jobs, quietly
 from vswitch.control.leases import Leasing
 from vswitch.control.logs import remove_logs
-from vswitch.control.records import ContainerRecord, encode
+from vswitch.control.records import ContainerRecord, EndpointRecord, encode
 from vswitch.control.store import Change, Delete, Put
 from vswitch.control.wiring import Wiring
 from vswitch.model import NamespaceOrigin, Refused
@@ -254,11 +254,13 @@ class Ending:
     async def sweep(self, container: Container) -> None:
         """Delete the interfaces that we hold no descriptor of, if their namespace is still there."""
         for endpoint in container.record.endpoints:
-            if endpoint.interface and endpoint.id not in container.ports:
-                remove = self._parts.helper.remove(endpoint.interface, origin=container.record.origin)
-                await quietly(
-                    remove, f"container {container.name}: interface {endpoint.interface} may stay behind"
-                )
+            if endpoint.id not in container.ports:
+                await self.sweep_one(container, endpoint)
+
+    async def sweep_one(self, container: Container, endpoint: EndpointRecord) -> None:
+        """Delete one interface; if its name never became known, by its MAC."""
+        remove = self._parts.helper.remove(endpoint.interface, origin=container.record.origin, mac=endpoint.mac)
+        await quietly(remove, f"container {container.name}: interface {endpoint.interface} may stay behind")
 
     async def _take_down(self, container: Container) -> None:
         self.unwatch(container)

@@ -2,14 +2,17 @@
 """A container's attachments to networks: interface, address and MAC of each, and how they are given back.
 
 Nothing here awaits: a container's names, addresses and MACs are all reserved in one turn of the event loop,
-or none is. The first network with a way out holds the default routes.
+or none is. The default route of an IP version belongs to one endpoint, whatever the order in which they came: of those
+on a network with a way out, the one with the highest gateway priority, and among equals the one whose network's name
+comes first, as in Docker.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from ipaddress import ip_address
+from itertools import count
 from random import Random
 
 from vswitch.control.names import check_name, mac_bytes, mac_text, new_id
@@ -20,6 +23,7 @@ from vswitch.model import AttachmentSpec, Refused
 from vswitch.ports.interface import InterfacePlan
 
 NETWORKS_LIMIT = 64  # per container: each is an interface, a port and a descriptor
+GATEWAY_PRIORITY_LIMIT = 2**31 - 1
 
 
 def reserve_endpoints(
@@ -37,7 +41,7 @@ def reserve_endpoints(
     _refuse_twice([network for _, network in wishes])
     with ExitStack() as partly:
         endpoints = [
-            _reserve(wish, network, f"eth{number}" if named else "", holder, random, partly)
+            reserve_endpoint(wish, network, f"eth{number}" if named else "", holder, random, partly)
             for number, (wish, network) in enumerate(wishes)
         ]
         undo.enter_context(partly.pop_all())
@@ -66,29 +70,78 @@ def release_endpoint(endpoint: EndpointRecord, network: Network) -> None:
 
 
 def default_endpoint(
-    endpoints: Sequence[EndpointRecord], networks: Mapping[str, Network]
+    endpoints: Iterable[EndpointRecord], networks: Mapping[str, Network], version: int = 4
 ) -> EndpointRecord | None:
-    """Which endpoint holds the default routes: the first on a network that has a way out."""
-    return next((e for e in endpoints if not networks[e.network].record.asked.internal), None)
+    """Which endpoint holds the default route of an IP version; None if no network has a way out for it.
+
+    Published ports belong to IPv4's.
+    """
+    able = [e for e in endpoints if networks[e.network].way_out is not None and _address_of(e, version) is not None]
+    return min(able, key=lambda e: (-e.gw_priority, networks[e.network].name), default=None)
 
 
-def interface_plan(endpoint: EndpointRecord, network: Network, *, default_route: bool) -> InterfacePlan:
-    """What the helper makes of an endpoint in the container's namespace."""
+def _address_of(endpoint: EndpointRecord, version: int) -> str | None:
+    return endpoint.ipv4 if version == 4 else endpoint.ipv6
+
+
+def default_routes(
+    endpoint: EndpointRecord, endpoints: Iterable[EndpointRecord], networks: Mapping[str, Network]
+) -> list[int]:
+    """The IP versions whose default route `endpoint` has among its container's `endpoints`."""
+    endpoints = list(endpoints)
+    return [version for version in (4, 6) if default_endpoint(endpoints, networks, version) is endpoint]
+
+
+def interface_plans(
+    endpoints: Sequence[EndpointRecord], networks: Mapping[str, Network]
+) -> dict[str, InterfacePlan]:
+    """What the helper makes of a container's endpoints (by id) in its namespace."""
+    return {
+        e.id: _interface_plan(e, networks[e.network], default_routes(e, endpoints, networks)) for e in endpoints
+    }
+
+
+def _interface_plan(endpoint: EndpointRecord, network: Network, routed: Sequence[int]) -> InterfacePlan:
+    gateways = {4: network.gateway_for(endpoint.ipv4), 6: network.gateway_for(endpoint.ipv6)}
     return InterfacePlan(
         name=endpoint.interface or None,
         mac=endpoint.mac,
         mtu=network.record.mtu,
         ipv4=[network.with_prefix(endpoint.ipv4)] if endpoint.ipv4 else [],
         ipv6=[network.with_prefix(endpoint.ipv6)] if endpoint.ipv6 else [],
-        gateway4=network.gateway_for(endpoint.ipv4) if default_route else None,
-        gateway6=network.gateway_for(endpoint.ipv6) if default_route else None,
+        gateway4=gateways[4] if 4 in routed else None,
+        gateway6=gateways[6] if 6 in routed else None,
+        dropped_gateways=[gateway for version, gateway in gateways.items() if gateway and version not in routed],
+        routes=_neighbouring(endpoint, network),
         persist=True,
     )
 
 
-def _reserve(
+def _neighbouring(endpoint: EndpointRecord, network: Network) -> list[str]:
+    """The network's other subnets: containers there are on the same wire."""
+    addresses = [ip_address(text) for text in (endpoint.ipv4, endpoint.ipv6) if text is not None]
+    versions = {address.version for address in addresses}
+    return [
+        str(subnet)
+        for subnet in network.subnets
+        if subnet.version in versions and not any(address in subnet for address in addresses)
+    ]
+
+
+def free_interface(endpoints: Iterable[EndpointRecord]) -> str:
+    """The first ethN that none of them has."""
+    taken = {endpoint.interface for endpoint in endpoints}
+    return next(name for number in count() if (name := f"eth{number}") not in taken)
+
+
+def reserve_endpoint(
     wish: AttachmentSpec, network: Network, interface: str, holder: str, random: Random, undo: ExitStack
 ) -> EndpointRecord:
+    """One endpoint, reserved for `holder` until `undo` gives it back. Refused."""
+    if not -GATEWAY_PRIORITY_LIMIT <= wish.gw_priority <= GATEWAY_PRIORITY_LIMIT:
+        raise Refused(
+            f"--gw-priority {wish.gw_priority} is out of range: {-GATEWAY_PRIORITY_LIMIT} to {GATEWAY_PRIORITY_LIMIT}"
+        )
     for alias in wish.aliases:
         check_name(alias, "alias")
     ipv4 = _address(network, 4, wish.ip, "ip", holder, undo)
@@ -103,6 +156,7 @@ def _reserve(
         ipv4=None if ipv4 is None else str(ipv4),
         ipv6=None if ipv6 is None else str(ipv6),
         aliases=list(dict.fromkeys(wish.aliases)),
+        gw_priority=wish.gw_priority,
     )
     network.endpoints[endpoint.id] = endpoint
     undo.callback(network.endpoints.pop, endpoint.id, None)

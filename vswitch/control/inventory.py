@@ -16,6 +16,7 @@ from vswitch.control.names import resolve
 from vswitch.control.networks import Network
 from vswitch.control.records import ContainerRecord, EndpointRecord, PublicationRecord
 from vswitch.model import Refused
+from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import Tap
 
 NETWORK_INDEXES = 4096  # the dataplane's network table
@@ -69,6 +70,7 @@ class Port:
         self.container = container
         self.endpoint = endpoint
         self.network = network
+        self.plan: InterfacePlan | None = None  # how its interface was made; None: nobody knows
         self.bindings: list[bytes] = []
         self.publications: list[Publication] = []
 
@@ -181,6 +183,10 @@ class Inventory:
             if container.live and origin.inode == inode and origin.device == device:
                 return container
         return None
+
+    def on_network(self, network: Network) -> list[Container]:
+        """Every container that has an endpoint on it, running or not."""
+        return [c for c in self.containers.values() if any(e.network == network.record.id for e in c.record.endpoints)]
 
     # ---- ports
 

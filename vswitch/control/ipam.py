@@ -89,6 +89,33 @@ class AddressPool:
         if self._holders.pop(number, None) is not None and self._first <= number <= self._end:
             self._give_back(number)
 
+    def replan(self, plan: SubnetPlan) -> None:
+        """Another range, or other reserved addresses, of the same subnet and gateway; what is held stays held.
+
+        Refused if somebody has an address that shall be reserved; then nothing has changed.
+        """
+        reserved = {int(address): f"aux address {name}" for name, address in plan.aux_addresses.items()}
+        former = {int(address) for address in self.plan.aux_addresses.values()}
+        for number in reserved:
+            if number not in former and (other := self._holders.get(number)) is not None:
+                raise Refused(f"address {self._kind(number)} is in use by {other}: choose another", 409)
+        for number in former:
+            self._holders.pop(number, None)
+        self._holders.update(reserved)
+        self.plan = plan
+        self._first, self._end = _range(plan)
+        self._starts, self._ends = [], {}
+        start = self._first
+        for number in sorted(number for number in self._holders if self._first <= number <= self._end):
+            self._add_gap(start, number - 1)
+            start = number + 1
+        self._add_gap(start, self._end)
+
+    def _add_gap(self, start: int, end: int) -> None:
+        if start <= end:
+            self._starts.append(start)
+            self._ends[start] = end
+
     def holder(self, address: Address) -> str | None:
         """Who holds it."""
         return self._holders.get(int(address))

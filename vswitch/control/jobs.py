@@ -113,7 +113,9 @@ class Jobs:
 
     def _done_unheard(self, task: asyncio.Task) -> None:
         self._tasks.pop(task, None)
-        if not task.cancelled() and (problem := task.exception()) is not None:
+        if task.cancelled() or isinstance(problem := task.exception(), Abandoned):
+            return
+        if problem is not None:
             expected = isinstance(problem, Refused)
             log.log(
                 logging.WARNING if expected else logging.ERROR,

@@ -31,6 +31,7 @@ from vswitch.control.names import mac_bytes
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
 from vswitch.control.store import Change, Delete, Put
+from vswitch.control.subnets import Subnet
 from vswitch.datapath.plane import Punt
 from vswitch.dhcp import table
 from vswitch.dhcp.drop import Drop
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 
 # Answers that may wait for the disk. A client asks again after 4 s; more than this many take longer.
 COMMITS_LIMIT = 4096
+SERVERS_LIMIT = 16  # resolvers that a client is told: it asks the first three
 OVERLOADED = "dhcp_store_slow"
 
 Row = tuple[str, str, bytes, bytes | None, str | None, str, float, float | None, int]
@@ -73,10 +75,13 @@ class Leasing:
     # ---- networks and endpoints come and go
 
     def open(self, network: Network) -> None:
-        """Serve a network's IPv4 subnets."""
+        """Serve a network's IPv4 subnets; those that are served already as the network is now."""
         for pool in network.pools:
             subnet, gateway = pool.plan.subnet, pool.plan.gateway
-            if isinstance(subnet, IPv4Network) and isinstance(gateway, IPv4Address):
+            served = self._served.get((network.record.id, subnet))  # type: ignore[arg-type]
+            if served is not None:
+                served.engine.reconfigure(self._scope(network, served.engine.scope.subnet, served.gateway))
+            elif isinstance(subnet, IPv4Network) and isinstance(gateway, IPv4Address):
                 engine = Engine(self._scope(network, subnet, gateway), LeasableAddresses(pool))
                 self._served[network.record.id, subnet] = Served(network, gateway, engine)
 
@@ -104,7 +109,11 @@ class Leasing:
         """Serve a network no more."""
         self.network_drops.pop(network.record.id, None)
         for subnet in network.subnets:
-            self._served.pop((network.record.id, subnet), None)  # type: ignore[arg-type]
+            self.close_subnet(network, subnet)
+
+    def close_subnet(self, network: Network, subnet: Subnet) -> None:
+        """Serve one subnet no more."""
+        self._served.pop((network.record.id, subnet), None)  # type: ignore[arg-type]
 
     def forgotten(self, network: Network) -> list[Change]:
         """What takes a network's leases out of the store."""
@@ -274,12 +283,13 @@ class Leasing:
         return [self._served[key] for key in keys if key in self._served]  # type: ignore[index]
 
     def _scope(self, network: Network, subnet: IPv4Network, gateway: IPv4Address) -> Scope:
-        servers = (ip_address(text) for text in self._parts.host.resolv_conf().nameservers)
+        told = network.shape.resolving
+        servers = (ip_address(text) for text in told.servers or self._parts.host.resolv_conf().nameservers)
         return Scope(
             server=gateway,
             subnet=subnet,
             router=None if network.record.asked.internal else gateway,
-            dns=tuple(server for server in servers if isinstance(server, IPv4Address)),
+            dns=tuple(server for server in servers if isinstance(server, IPv4Address))[:SERVERS_LIMIT],
             mtu=network.record.mtu,
         )
 

@@ -1,22 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network: how a wish becomes a record, and what is known of it while the switch runs.
 
-`plan_network` is pure: everything it must not collide with is handed in. A `Network` holds its subnets'
-address pools, the MACs in use on it and who is on it; all reservations are made and given back without an
+`plan_network` and `plan_change` are pure: everything that they must not collide with is handed in. A `Network` holds
+its subnets' address pools, the MACs in use on it and who is on it; all reservations are made and given back without an
 await in between, so two requests at the same moment never get the same address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Container, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from random import Random
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from vswitch.config import PoolsSettings
+from vswitch.control.difference import NetworkShape, Resolving
 from vswitch.control.ipam import AddressPool
 from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name, link_local
 from vswitch.control.records import EndpointRecord, NetworkRecord
+from vswitch.control.resolverwords import check_resolver_words
 from vswitch.control.subnets import (
     Address,
     Subnet,
@@ -28,7 +33,7 @@ from vswitch.control.subnets import (
     plan_subnet,
     random_local_subnet,
 )
-from vswitch.control.wayout import named_options, refuse_strange, way_out
+from vswitch.control.wayout import WayOut, isolated, named_options, refuse_strange, way_out
 from vswitch.model import NetworkSpec, Refused, SubnetSpec
 
 DEFAULT = "default"  # the network that a container joins without naming one
@@ -56,10 +61,7 @@ def plan_network(
     check_name(asked.name, "network")
     if asked.name in RESERVED_NETWORK_NAMES:
         raise Refused(f"network name {asked.name} has a meaning of its own for --network: choose another")
-    mtu = _mtu(asked)
-    way = way_out(asked.options, internal=asked.internal)
-    if way is not None:
-        refuse_strange(way, around.addresses, around.interfaces)
+    _check_options(asked, around)
     subnets = _wished_subnets(asked, around)
     if not any(plan.subnet.version == 4 for plan in subnets):
         subnets.append(_automatic(_free_ipv4(around)))
@@ -69,10 +71,64 @@ def plan_network(
         id=identity,
         name=asked.name,
         asked=asked,
-        mtu=mtu,
+        mtu=_mtu(asked),
         subnets=[_as_spec(plan) for plan in subnets],
         created_at=created_at,
     )
+
+
+def plan_change(record: NetworkRecord, asked: NetworkSpec, around: Surroundings, random: Random) -> NetworkRecord:
+    """A network that is there as `asked` from now on. Refused if that cannot be done with containers on it.
+
+    Its subnets stay, with the ranges and reserved addresses that `asked` gives them; others in `asked` are added.
+    """
+    if asked.name != record.name or asked.driver != record.asked.driver:
+        raise Refused("a network's name and driver can't be changed: create another network")
+    _check_options(asked, around)
+    there = {plan.subnet: plan for plan in map(plan_subnet, record.subnets)}
+    others = around._replace(networks={n: s for n, s in around.networks.items() if n != record.name})
+    for plan in _wished_subnets(asked, others, there):
+        there[plan.subnet] = _joined(there.get(plan.subnet), plan)
+    if len(there) > SUBNETS_LIMIT:
+        raise Refused(f"{len(there)} subnets are too many for one network: at most {SUBNETS_LIMIT}")
+    six = [plan.subnet for plan in there.values() if plan.subnet.version == 6]
+    if six and not asked.ipv6:
+        raise Refused(f"network {record.name} has IPv6 subnet {six[0]}, which can't be taken away: create another", 409)
+    if asked.ipv6 and not six:
+        subnet = _free_ipv6(around, random)
+        there[subnet] = _automatic(subnet)
+    subnets = [_as_spec(plan) for plan in there.values()]
+    return replace(record, asked=asked, mtu=_mtu(asked), subnets=subnets)
+
+
+def _joined(former: SubnetPlan | None, plan: SubnetPlan) -> SubnetPlan:
+    """A subnet as it is to be; its gateway has to stay, since every container has it in its routes."""
+    if former is not None and former.gateway != plan.gateway:
+        raise Refused(f"subnet {plan.subnet} has gateway {former.gateway}, which can't be changed: add another subnet")
+    return plan
+
+
+def shape_of(record: NetworkRecord) -> NetworkShape:
+    """What the rest of the switch sees of it."""
+    asked = record.asked
+    return NetworkShape(
+        mtu=record.mtu,
+        isolated=isolated(asked.options),
+        way_out=way_out(asked.options, internal=asked.internal),
+        subnets=tuple(map(plan_subnet, record.subnets)),
+        resolving=Resolving(
+            asked.dns, tuple(asked.dns_servers), tuple(asked.dns_search), tuple(asked.dns_options)
+        ),
+    )
+
+
+def _check_options(asked: NetworkSpec, around: Surroundings) -> None:
+    """Refused unless the options can be so, on this host."""
+    isolated(asked.options)
+    check_resolver_words(asked.dns_servers, asked.dns_search, asked.dns_options)
+    way = way_out(asked.options, internal=asked.internal)
+    if way is not None:
+        refuse_strange(way, around.addresses, around.interfaces)
 
 
 def _mtu(asked: NetworkSpec) -> int:
@@ -89,7 +145,10 @@ def _mtu(asked: NetworkSpec) -> int:
     return mtu
 
 
-def _wished_subnets(asked: NetworkSpec, around: Surroundings) -> list[SubnetPlan]:
+def _wished_subnets(
+    asked: NetworkSpec, around: Surroundings, there: Container[Subnet] = ()
+) -> list[SubnetPlan]:
+    """The subnets that the user names; `there` are those that the network has already."""
     if len(asked.subnets) > SUBNETS_LIMIT:
         raise Refused(f"{len(asked.subnets)} subnets are too many for one network: at most {SUBNETS_LIMIT}")
     plans: list[SubnetPlan] = []
@@ -99,7 +158,7 @@ def _wished_subnets(asked: NetworkSpec, around: Surroundings) -> list[SubnetPlan
             raise Refused(f"subnet {plan.subnet} is IPv6: ask for --ipv6 too")
         if other := overlapping(plan.subnet, (earlier.subnet for earlier in plans)):
             raise Refused(f"subnet {plan.subnet} overlaps {other}, which is given too")
-        for name, subnets in around.networks.items():
+        for name, subnets in around.networks.items() if plan.subnet not in there else ():
             if other := overlapping(plan.subnet, subnets):
                 raise Refused(f"subnet {plan.subnet} overlaps {other} of network {name}: choose another", 409)
         plans.append(plan)
@@ -152,7 +211,10 @@ class Network:
         """`last` has, per subnet, the address that was handed out last before a restart."""
         self.record = record
         self.index = index
-        self.way_out = way_out(record.asked.options, internal=record.asked.internal)  # None: there is none
+        self.shape = shape_of(record)
+        self.lock = asyncio.Lock()  # held by whoever changes or removes it
+        self.overlaps: dict[Subnet, list[Subnet]] = {}  # of its subnets with routes of the host's
+        self.closed: set[Subnet] = set()  # subnets that are only being added: nobody gets an address there
         self.ready = False  # the dataplane knows it, and it is in the store
         self.leaving = False
         self.pools = [
@@ -168,6 +230,35 @@ class Network:
     @property
     def name(self) -> str:
         return self.record.name
+
+    @property
+    def way_out(self) -> WayOut | None:
+        """How its packets leave it; None: they don't."""
+        return self.shape.way_out
+
+    def become(self, record: NetworkRecord) -> None:
+        """Be as `record` says. Subnets that are new stay closed until `open`. Refused, and then nothing has changed."""
+        shape = shape_of(record)
+        there = {pool.plan.subnet: pool for pool in self.pools}
+        pools = [there.get(plan.subnet) or AddressPool(plan) for plan in shape.subnets]
+        done: list[tuple[AddressPool, SubnetPlan]] = []
+        try:
+            for pool, plan in zip(pools, shape.subnets, strict=True):
+                former = pool.plan
+                if former != plan:
+                    pool.replan(plan)
+                    done.append((pool, former))
+        except Refused:
+            for pool, former in done:
+                pool.replan(former)
+            raise
+        self.record, self.shape, self.pools = record, shape, pools
+        self.closed = {*self.closed, *(pool.plan.subnet for pool in pools if pool.plan.subnet not in there)}
+        self.closed &= set(self.subnets)
+
+    def open(self) -> None:
+        """Its new subnets give out addresses."""
+        self.closed.clear()
 
     @property
     def subnets(self) -> list[Subnet]:
@@ -194,7 +285,7 @@ class Network:
         """The next free address of one IP version; None if the network has none. Refused with 507 if all are
         held.
         """
-        pools = [pool for pool in self.pools if pool.plan.subnet.version == version]
+        pools = [p for p in self.pools if p.plan.subnet.version == version and p.plan.subnet not in self.closed]
         if not pools:
             return None
         return next((pool for pool in pools if not pool.full), pools[-1]).allocate(holder)
@@ -202,7 +293,7 @@ class Network:
     def reserve(self, address: Address, holder: str) -> None:
         """Hold one particular address. Refused if it is outside or in use."""
         pool = self.pool_of(address)
-        if pool is None:
+        if pool is None or pool.plan.subnet in self.closed:
             raise Refused(
                 f"address {address} is outside network {self.name} ({', '.join(map(str, self.subnets))})"
             )

@@ -16,9 +16,10 @@ record, the log and `vswitch ps` say so, and `port add` opens it later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
 
@@ -29,7 +30,7 @@ from vswitch.control.endpoints import default_endpoint
 from vswitch.control.inventory import Container, Port, Publication
 from vswitch.control.jobs import EXHAUSTED, Job, quietly
 from vswitch.control.networks import Network
-from vswitch.control.records import ContainerRecord, PublicationRecord, encode
+from vswitch.control.records import ContainerRecord, EndpointRecord, PublicationRecord, encode
 from vswitch.control.store import Put
 from vswitch.model import PublishSpec, Refused
 from vswitch.nat.publish import parse, text_of
@@ -107,6 +108,35 @@ class Publishing:
         """Close everything that hangs on a port, whatever fails on the way."""
         for publication in list(port.publications):
             await self._close(port, publication)
+
+    async def follow(self, container: Container, endpoints: Iterable[EndpointRecord]) -> None:
+        """The default route of `endpoints` is at another of them, or at none: what is published goes there with its
+        sockets. Where there is none, it is closed until there is one again. Never Refused.
+        """
+        endpoint = default_endpoint(endpoints, self._parts.inventory.networks)
+        target = None if endpoint is None else container.ports.get(endpoint.id)
+        for port in list(container.ports.values()):
+            for publication in list(port.publications) if port is not target else ():
+                await self._move(container, publication, port, target)
+        for record in list(container.unpublished) if target is not None else ():
+            with contextlib.suppress(Refused):
+                await self._open(target, record)
+                del container.unpublished[record]
+
+    async def _move(self, container: Container, publication: Publication, port: Port, target: Port | None) -> None:
+        for group in publication.groups.values():
+            await self._stop(group, port)
+        port.publications.remove(publication)
+        try:
+            if target is None:
+                raise Refused("no network of it has a way out")
+            for group in publication.groups.values():
+                await self._accept(group, target)
+            target.publications.append(publication)
+        except Refused as refusal:
+            for group in publication.groups.values():
+                await self._end(group, port)
+            self._give_up(container, publication.record, str(refusal))
 
     # ---- while it runs
 

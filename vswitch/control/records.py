@@ -26,7 +26,8 @@ R = TypeVar("R", bound=Struct)
 
 
 class NetworkRecord(Struct, kw_only=True):
-    """A network: `asked` as the user wrote it, the rest as it was decided."""
+    """A network: `asked` as the user wrote it, the rest as it was decided. `unsettled` while a change of it is on its
+    way to its containers; a restart brings that to its end."""
 
     id: str
     name: str
@@ -34,10 +35,12 @@ class NetworkRecord(Struct, kw_only=True):
     mtu: int
     subnets: list[SubnetSpec]
     created_at: float
+    unsettled: bool = False
 
 
 class EndpointRecord(Struct, kw_only=True):
-    """A container's attachment to a network (its id); `ipv4` and `ipv6` are without prefix length."""
+    """A container's attachment to a network (its id); `ipv4` and `ipv6` are without prefix length. `unsettled` while it
+    comes to a running container, or leaves it: a restart takes it away."""
 
     id: str
     network: str
@@ -46,6 +49,8 @@ class EndpointRecord(Struct, kw_only=True):
     ipv4: str | None
     ipv6: str | None
     aliases: list[str]
+    gw_priority: int = 0
+    unsettled: bool = False
 
 
 class PublicationRecord(Struct, kw_only=True, frozen=True):
@@ -57,7 +62,7 @@ class PublicationRecord(Struct, kw_only=True, frozen=True):
 
 
 class ContainerRecord(Struct, kw_only=True):
-    """A container; its first endpoint on a network with a way out holds the default route and the published ports."""
+    """A container; which of its endpoints holds the default route and the published ports: endpoints.py."""
 
     id: str
     name: str

@@ -9,6 +9,8 @@
                             beyond reach → orphaned, with the remedy; the other endpoints work on
                             published ports open again, as far as they can be had
         starting            undone        removing   finished        exited   stays as it is
+    unsettled    an endpoint that was coming or leaving is taken away, and the container's routes and published ports
+                 are put in order; a network's change is brought to its end
 
 Nothing that is stored is ever given up because something else is wrong: a record that doesn't fit is left in
 the store and logged.
@@ -25,19 +27,23 @@ from contextlib import AsyncExitStack
 import msgspec
 from msgspec.structs import replace
 
+from vswitch.control.changing import Changing
 from vswitch.control.containers import open_process
 from vswitch.control.edges import Parts
 from vswitch.control.ending import Ending
-from vswitch.control.endpoints import default_endpoint, hold_endpoint, interface_plan, release_endpoint
+from vswitch.control.endpoints import hold_endpoint, interface_plans, release_endpoint
 from vswitch.control.inventory import Container
+from vswitch.control.jobs import Job
 from vswitch.control.leases import Leasing
 from vswitch.control.publishing import Publishing
 from vswitch.control.records import ContainerRecord, EndpointRecord, NetworkRecord, decode, encode
 from vswitch.control.segments import Segments
+from vswitch.control.settling import Settling
 from vswitch.control.store import Put, StoreError, Table
 from vswitch.control.wiring import Wiring
 from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports.inside import NamespaceGone
+from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import Tap
 
 log = logging.getLogger(__name__)
@@ -60,14 +66,19 @@ class Recovery:
         ending: Ending,
         leasing: Leasing,
         publishing: Publishing,
+        settling: Settling,
+        changing: Changing,
     ):
         self._parts = parts
+        self._settling = settling
+        self._changing = changing
         self._publishing = publishing
         self._wiring = wiring
         self._segments = segments
         self._ending = ending
         self._leasing = leasing
         self._descriptors: dict[str, int] = {}
+        self._unsure: set[str] = set()  # containers whose interfaces may be other than their records say
 
     async def recover(self, descriptors: Mapping[str, int]) -> None:
         """Bring everything back; `descriptors` (endpoint id → fd, ours from now on) are those that were kept
@@ -88,6 +99,8 @@ class Recovery:
         await asyncio.gather(
             *(self._settle(c, places) for c in list(self._parts.inventory.containers.values()))
         )
+        for network in [n for n in self._parts.inventory.ready_networks() if n.record.unsettled]:
+            await self._changing.resume(network)
         self._let_go_of_the_rest()
 
     async def _networks(self, stored: Mapping[Table, Rows]) -> None:
@@ -143,6 +156,8 @@ class Recovery:
 
     async def _by_state(self, container: Container) -> None:
         record = container.record
+        if any(endpoint.unsettled for endpoint in record.endpoints) and record.state != "removing":
+            await self._take_away_unsettled(container)
         if record.state in ("running", "orphaned"):
             await self._take_back(container)
         elif record.state == "exited":
@@ -154,6 +169,26 @@ class Recovery:
             await self._write(container)
         else:
             await self._ending.finish_removal(container)
+
+    async def _take_away_unsettled(self, container: Container) -> None:
+        """Endpoints that were on their way in or out; the record is written without them when all is in order."""
+        record = container.record
+        changes = []
+        for endpoint in [e for e in record.endpoints if e.unsettled]:
+            if (fd := self._descriptors.pop(endpoint.id, None)) is not None:
+                self._parts.keeper.forget(endpoint.id)
+                self._wiring.let_go(fd)
+            if container.live:
+                await self._ending.sweep_one(container, endpoint)
+            network = self._parts.inventory.networks[endpoint.network]
+            changes += self._leasing.forget_endpoint(endpoint, network)
+            release_endpoint(endpoint, network)
+        container.record = replace(record, endpoints=[e for e in record.endpoints if not e.unsettled])
+        self._unsure.add(record.id)
+        if not container.live:
+            await self._write(container)
+        if changes:
+            await self._parts.store.write(changes)
 
     async def _take_back(self, container: Container) -> None:
         origin = container.record.origin
@@ -171,20 +206,38 @@ class Recovery:
             except Refused as refusal:
                 troubles.append(str(refusal))
         self._ending.watch(container)
+        if not troubles:
+            await self._put_in_order(container)
         changed = await self._publishing.reopen(container)
-        await self._conclude(container, troubles, changed)
+        await self._conclude(container, troubles, changed or container.record.id in self._unsure)
+
+    async def _put_in_order(self, container: Container) -> None:
+        """What was kept for us may be as it was before a change, or half way."""
+        async with AsyncExitStack() as undo:
+            try:
+                await self._settling.settle(container, container.record.endpoints, Job(), undo)
+            except Refused as refusal:
+                log.warning("container %s may have kept older network settings: %s", container.name, refusal)
+            undo.pop_all()
 
     async def _reconnect(self, container: Container, endpoint: EndpointRecord) -> None:
         tap = self._kept_tap(endpoint)
+        plans = interface_plans(container.record.endpoints, self._parts.inventory.networks)
+        plan: InterfacePlan | None = plans[endpoint.id]
         if tap is None:
-            network = self._parts.inventory.networks[endpoint.network]
-            routed = default_endpoint(container.record.endpoints, self._parts.inventory.networks)
-            plan = interface_plan(endpoint, network, default_route=endpoint is routed)
             tap = await self._parts.helper.reattach(container.record.origin, plan)
+        elif self._is_unsure(container):
+            plan = None
         async with AsyncExitStack() as undo:
-            port = await self._wiring.connect(container, endpoint, tap, undo)
+            port = await self._wiring.connect(container, endpoint, tap, plan, undo)
             undo.pop_all()
         self._wiring.announce(port)
+
+    def _is_unsure(self, container: Container) -> bool:
+        """Whether an interface may be other than its record says."""
+        networks = self._parts.inventory.networks
+        unsettled = any(networks[e.network].record.unsettled for e in container.record.endpoints)
+        return unsettled or container.record.id in self._unsure
 
     def _kept_tap(self, endpoint: EndpointRecord) -> Tap | None:
         fd = self._descriptors.pop(endpoint.id, None)

@@ -11,9 +11,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from ipaddress import IPv4Interface
 
-from vswitch.config import DefaultNetworkSettings
 from vswitch.control.edges import Parts
 from vswitch.control.jobs import Job, quietly
 from vswitch.control.leases import Leasing
@@ -21,7 +19,9 @@ from vswitch.control.names import new_id
 from vswitch.control.networks import DEFAULT, Network, Surroundings, plan_network
 from vswitch.control.records import NetworkRecord, encode
 from vswitch.control.store import Change, Delete, Put
-from vswitch.model import NetworkSpec, Refused, SubnetSpec
+from vswitch.control.subnets import Address
+from vswitch.control.wayout import WayOut
+from vswitch.model import NetworkSpec, Refused
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,11 @@ class Segments:
     async def create(self, asked: NetworkSpec, job: Job) -> Network:
         """A user's new network. Refused, and then nothing of it is left."""
         if asked.name == DEFAULT and DEFAULT not in self._parts.inventory.network_ids:
-            raise self._left_to_settings("true")
-        return await self._create(asked, job)
+            raise self.left_to_settings("put enabled = true")
+        return await self.make(asked, job)
 
-    async def _create(self, asked: NetworkSpec, job: Job) -> Network:
+    async def make(self, asked: NetworkSpec, job: Job) -> Network:
+        """A new network, the default one included. Refused, and then nothing of it is left."""
         parts = self._parts
         async with AsyncExitStack() as undo:
             undo.push_async_callback(self._tell_subnets)  # last of all: without the network's
@@ -68,8 +69,8 @@ class Segments:
     async def remove(self, network: Network) -> None:
         """Refused while a container, running or not, is on it."""
         if network.name == DEFAULT:
-            raise self._left_to_settings("false")
-        await self._remove(network)
+            raise self.left_to_settings("put enabled = false")
+        await self.unmake(network)
 
     async def prune(self, job: Job) -> list[str]:
         """Remove every network that no container is on, but the default one; their names."""
@@ -78,33 +79,9 @@ class Segments:
         for network in unused:
             job.go_on()
             if network.ready and not network.endpoints:
-                await self._remove(network)
+                await self.unmake(network)
                 removed.append(network.name)
         return removed
-
-    async def settle_default(self, settings: DefaultNetworkSettings) -> None:
-        """Bring the default network in line with the settings; a used one is left as it is, which is logged.
-
-        Refused where the settings name a subnet that cannot be had. Without a free subnet in the pools there
-        is no default network, and the log says why.
-        """
-        wanted = default_network(settings)
-        existing = self._parts.inventory.network_ids.get(DEFAULT)
-        if existing is not None:
-            network = self._parts.inventory.networks[existing]
-            if settings.enabled and network.record.asked == wanted:
-                return
-            if network.endpoints:
-                log.warning("the default network is in use, so its changed settings wait until it is not")
-                return
-            await self._remove(network)
-        if settings.enabled:
-            try:
-                await self._create(wanted, Job())
-            except Refused as refusal:
-                if wanted.subnets or wanted.options:
-                    raise
-                log.warning("there is no default network: %s", refusal)
 
     def stored_cursors(self, network: Network) -> list[Change]:
         """What the store must know so that addresses are handed out in the same order after a restart."""
@@ -113,12 +90,12 @@ class Segments:
             for subnet, last in network.cursors().items()
         ]
 
-    def _left_to_settings(self, enabled: str) -> Refused:
-        """Where the default network is turned on or off, which no client can."""
+    def left_to_settings(self, what: str) -> Refused:
+        """Where the default network is turned on or off, or changed, which no client can."""
         path = self._parts.config_path
         return Refused(
             "the default network belongs to the switch's settings: "
-            f"put enabled = {enabled} under [default_network] in {path} and restart vswitch-run",
+            f"{what} under [default_network] in {path} and restart vswitch-run",
             403,
         )
 
@@ -129,7 +106,7 @@ class Segments:
         index = self._take_index(undo)
         record = plan_network(
             asked,
-            self._surroundings(),
+            self.surroundings(),
             identity=new_id(parts.random),
             created_at=parts.clock.wall_s(),
             random=parts.random,
@@ -149,7 +126,8 @@ class Segments:
         undo.callback(indexes.give_back, index)
         return index
 
-    def _surroundings(self) -> Surroundings:
+    def surroundings(self) -> Surroundings:
+        """What a network must fit in with now."""
         networks = {network.name: network.subnets for network in self._parts.inventory.networks.values()}
         parts = self._parts
         return Surroundings(
@@ -166,23 +144,34 @@ class Segments:
         await datapath.add_network(index, mtu=network.record.mtu, gateway_mac=network.gateway_mac, dhcp=True)
         undo.push_async_callback(self._close, network)
         for gateway in network.bound():
-            try:
-                await datapath.add_neighbour(index, gateway.packed, network.gateway_mac, None)
-            except LookupError as full:
-                raise Refused(f"the switch's neighbour table is full ({full}): remove a network", 507) from None
-        await self._set_own_subnets()
-        if (way := network.way_out) is not None:
-            await datapath.set_way_out(
-                index,
-                open=True,
-                host_loopback=way.host_loopback,
-                endpoint_filtering=way.endpoint_filtering,
-                source4=way.source4,
-                source6=way.source6,
-                device=way.device,
-            )
+            await self.bind_gateway(network, gateway)
+        if network.shape.isolated:
+            await datapath.set_network_isolated(index, True)
+        await self.tell_own_subnets()
+        if network.way_out is not None:
+            await self.set_way_out(network)
 
-    async def _set_own_subnets(self) -> None:
+    async def set_way_out(self, network: Network) -> None:
+        """Open it as the network says, or close it."""
+        way = network.way_out or WayOut()
+        await self._parts.datapath.set_way_out(
+            network.index,
+            open=network.way_out is not None,
+            host_loopback=way.host_loopback,
+            endpoint_filtering=way.endpoint_filtering,
+            source4=way.source4,
+            source6=way.source6,
+            device=way.device,
+        )
+
+    async def bind_gateway(self, network: Network, gateway: Address) -> None:
+        """Let the gateway answer for an address."""
+        try:
+            await self._parts.datapath.add_neighbour(network.index, gateway.packed, network.gateway_mac, None)
+        except LookupError as full:
+            raise Refused(f"the switch's neighbour table is full ({full}): remove a network", 507) from None
+
+    async def tell_own_subnets(self) -> None:
         """Tell the dataplane which addresses are the switch's networks' own, so that none leaves by another."""
         async with self._subnets_told:
             await self._parts.datapath.set_own_subnets(
@@ -195,7 +184,7 @@ class Segments:
 
     async def _tell_subnets(self) -> None:
         """The same where nobody could do anything about a failure."""
-        await quietly(self._set_own_subnets(), "the networks' own subnets")
+        await quietly(self.tell_own_subnets(), "the networks' own subnets")
 
     async def _close(self, network: Network) -> None:
         """Take it out of the dataplane; goes on whatever fails."""
@@ -208,8 +197,15 @@ class Segments:
         self._leasing.open(network)
         network.ready = True
 
-    async def _remove(self, network: Network) -> None:
+    async def unmake(self, network: Network) -> None:
+        """Take it away, the default one included. Refused while in use."""
+        async with network.lock:
+            await self._unmake(network)
+
+    async def _unmake(self, network: Network) -> None:
         parts = self._parts
+        if not network.ready:
+            raise Refused(f"no such network: {network.name!r}", 404)
         if network.endpoints:
             raise Refused(
                 f"network {network.name} is in use by {self._users(network)}: remove them first", 409
@@ -240,18 +236,3 @@ class Segments:
             for container, _ in self._parts.inventory.members().get(network.record.id, ())
         ]
         return ", ".join(users[:5]) + (f" and {len(users) - 5} more" if len(users) > 5 else "")
-
-
-def default_network(settings: DefaultNetworkSettings) -> NetworkSpec:
-    """What the settings ask the default network to be."""
-    subnets = []
-    if settings.bip is not None:
-        gateway = IPv4Interface(settings.bip)
-        subnets.append(
-            SubnetSpec(subnet=str(gateway.network), gateway=str(gateway.ip), ip_range=settings.fixed_cidr)
-        )
-    if settings.fixed_cidr_v6 is not None:
-        subnets.append(SubnetSpec(subnet=settings.fixed_cidr_v6))
-    return NetworkSpec(
-        name=DEFAULT, subnets=subnets, ipv6=settings.ipv6, mtu=settings.mtu, options=dict(settings.options)
-    )

@@ -3,8 +3,11 @@
 
 This room composes and translates; what is done is done in the rooms below, and each says how it fails:
 
-    networks    segments.py (come and go) · networks.py (one of them) · subnets.py, ipam.py (addresses)
-    containers  attach.py (come) · ending.py (go) · containers.py, endpoints.py (parts) · wiring.py (ports)
+    networks    segments.py (come and go) · changing.py (change) · networks.py (one of them) · defaultnetwork.py
+                subnets.py, ipam.py (addresses) · overlaps.py (with the host's routes)
+    containers  attach.py (come) · ending.py (go) · joining.py (connect, disconnect) · settling.py (what runs follows)
+                containers.py, endpoints.py (parts) · wiring.py (ports)
+    tables      tables.py (what the dataplane knows and counts)
     outside     wayout.py (options) · publishing.py (published ports) · flows.py (connections) · hostaddresses.py
     DHCP        leases.py          restart   recovery.py          views   views.py
 
@@ -22,11 +25,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from random import Random, SystemRandom
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from vswitch.clock import Clock, SystemClock
 from vswitch.config import Change, Settings, applied, changes
 from vswitch.control import flows, hostaddresses, views
 from vswitch.control.attach import Attaching, Namespace
+from vswitch.control.changing import Changing
 from vswitch.control.containers import container_files, restart_spec
+from vswitch.control.defaultnetwork import DefaultNetwork
 from vswitch.control.edges import (
     AttachHelper,
     Datapath,
@@ -44,35 +51,34 @@ from vswitch.control.ending import Ending
 from vswitch.control.events import Events
 from vswitch.control.happenings import Happenings
 from vswitch.control.host import ProcHost
-from vswitch.control.inventory import Container, Inventory, Port
+from vswitch.control.inventory import Container, Inventory
 from vswitch.control.jobs import Job, Jobs
+from vswitch.control.joining import Joining
 from vswitch.control.leases import Leasing
 from vswitch.control.logs import log_path, make_log_folder, read_logs
 from vswitch.control.publishing import Publishing
 from vswitch.control.recovery import Recovery
 from vswitch.control.segments import Segments
+from vswitch.control.settling import Settling
 from vswitch.control.store import Store
+from vswitch.control.tables import Tables
 from vswitch.control.wiring import Wiring
 from vswitch.model import (
     Attached,
+    AttachmentSpec,
     ContainerSpec,
     ContainerView,
-    DropView,
-    FdbView,
     FlowFilter,
     FlowView,
     Killed,
-    LeaseView,
     NamespaceOrigin,
-    NeighbourView,
     NetworkSpec,
+    NetworkUpdate,
     NetworkView,
     PortMapping,
-    PortView,
     Pruned,
     PublishedView,
     Refused,
-    StatsView,
 )
 from vswitch.ports import tap
 
@@ -80,7 +86,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class Switch:
+class Switch(Tables):
     """One switch: made, started once, closed once. The dataplane is running when `start` is called, and until
     `close` returns.
     """
@@ -125,14 +131,18 @@ class Switch:
             keeper=keeper or Nobody(),
             observer=observer or Nobody(),
         )
-        self._started_at = clock.monotonic_s()
         self._jobs = Jobs()
         self._publishing = Publishing(parts)
         self._wiring = Wiring(parts, self._publishing)
         self._leasing = Leasing(parts)
+        super().__init__(parts, self._leasing)
         self._segments = Segments(parts, self._leasing)
         self._ending = Ending(parts, self._wiring, self._leasing, self._jobs)
         self._attaching = Attaching(parts, self._wiring, self._segments, self._ending, self._publishing)
+        self._settling = Settling(parts, self._wiring, self._publishing)
+        self._changing = Changing(parts, self._segments, self._leasing, self._settling)
+        self._default = DefaultNetwork(parts, self._segments, self._changing)
+        self._joining = Joining(parts, self._wiring, self._segments, self._leasing, self._settling)
         self._addresses_told = asyncio.Lock()  # so that an older list never follows a newer one
         self._happenings = Happenings(parts, self._ending, self._jobs)
 
@@ -151,10 +161,17 @@ class Switch:
         parts.addresses.follow(self._addresses_changed)
         await self._tell_addresses()
         recovery = Recovery(
-            parts, self._wiring, self._segments, self._ending, self._leasing, self._publishing
+            parts,
+            self._wiring,
+            self._segments,
+            self._ending,
+            self._leasing,
+            self._publishing,
+            self._settling,
+            self._changing,
         )
         await recovery.recover(descriptors or {})
-        await self._segments.settle_default(parts.settings.default_network)
+        await self._default.settle(parts.settings.default_network, Job())
         self._leasing.start()
 
     async def close(self) -> None:
@@ -175,6 +192,9 @@ class Switch:
         differences = changes(self._parts.settings, settings)
         self._parts.settings = applied(self._parts.settings, settings)
         self._leasing.reconfigure()
+        if any(change.place.startswith("default_network.") and change.live for change in differences):
+            wanted = self._parts.settings.default_network
+            self._jobs.start(lambda job: self._default.settle(wanted, job))
         return differences
 
     async def settled(self) -> None:
@@ -198,6 +218,25 @@ class Switch:
         """One network, by name or beginning of its id."""
         network = self._parts.inventory.network(reference)
         return views.network_view(network, self._parts.inventory.members().get(network.record.id, ()))
+
+    async def update_network(self, reference: str, update: NetworkUpdate) -> NetworkView:
+        """Change what can be changed while containers are on it."""
+        work = self._changing.update
+        await self._jobs.run(lambda job: work(self._parts.inventory.network(reference), update, job))
+        return self.network(reference)
+
+    async def connect(self, reference: str, container: str, wish: AttachmentSpec) -> ContainerView:
+        """A container that is there joins a network too; `wish` says how."""
+        wish = replace(wish, network=reference)
+        work = self._joining.connect
+        await self._jobs.run(lambda job: work(self._parts.inventory.container(container), wish, job))
+        return self.container(container)
+
+    async def disconnect(self, reference: str, container: str) -> ContainerView:
+        """A container leaves a network."""
+        work = self._joining.disconnect
+        await self._jobs.run(lambda job: work(self._parts.inventory.container(container), reference, job))
+        return self.container(container)
 
     async def remove_network(self, reference: str) -> None:
         """Refused while in use."""
@@ -327,47 +366,6 @@ class Switch:
         rows = flows.flow_views(await self._parts.datapath.flows(), self._parts.inventory, wanted)
         return [(row, view) for row, view in rows if fits(view)]
 
-    # ---- tables and counters
-
-    async def fdb(self, network: str | None = None, container: str | None = None) -> list[FdbView]:
-        """Which MAC is behind which port."""
-        wanted = self._wanted(network, container)
-        return views.fdb_views(await self._parts.datapath.fdb(), self._parts.inventory, wanted)
-
-    async def neighbours(
-        self, network: str | None = None, container: str | None = None
-    ) -> list[NeighbourView]:
-        """Which address is bound to which MAC."""
-        wanted = self._wanted(network, container)
-        return views.neighbour_views(await self._parts.datapath.neighbours(), self._parts.inventory, wanted)
-
-    def leases(self, network: str | None = None, container: str | None = None) -> list[LeaseView]:
-        """What DHCP clients were given."""
-        return views.lease_views(self._leasing.all(), self._parts.inventory, self._wanted(network, container))
-
-    def stats(self, network: str | None = None, container: str | None = None) -> StatsView:
-        """Counters of ports, sums, tables, memory."""
-        wanted = self._wanted(network, container)
-        ports = self._port_views(wanted)
-        parts = self._parts
-        return views.stats_view(
-            ports,
-            parts.datapath.totals(),
-            self._drops_by_reason(wanted, ports),
-            now=parts.clock.wall_s(),
-            uptime_s=parts.clock.monotonic_s() - self._started_at,
-            resident_bytes=parts.host.resident_bytes(),
-        )
-
-    def drops(self, network: str | None = None, container: str | None = None) -> list[DropView]:
-        """How many frames died at which port, and why; with what died at ports that have left."""
-        wanted = self._wanted(network, container)
-        return views.drop_views(self._port_views(wanted), self._network_drops(wanted))
-
-    def ports(self) -> list[Port]:
-        """Every port that the dataplane has, for captures."""
-        return list(self._parts.inventory.ports.values())
-
     # ---- below
 
     def _attached(self, container: Container) -> Attached:
@@ -397,40 +395,6 @@ class Switch:
             _close(namespace)
             raise
         return await self._jobs.run(closing)
-
-    def _wanted(self, network: str | None, container: str | None) -> views.Wanted:
-        inventory = self._parts.inventory
-        return views.Wanted(
-            None if network is None else inventory.network(network),
-            None if container is None else inventory.container(container),
-        )
-
-    def _port_views(self, wanted: views.Wanted) -> list[PortView]:
-        drops = self._leasing.drops
-        return [
-            views.port_view(port, self._parts.datapath.counters(port.index), drops.get(port.endpoint.id, {}))
-            for port in self.ports()
-            if wanted.port(port)
-        ]
-
-    def _drops_by_reason(self, wanted: views.Wanted, ports: list[PortView]) -> dict[str, int]:
-        """Of whole networks, with what died at ports that have gone; of one container, what died at its
-        ports.
-        """
-        if wanted.container is not None:
-            return views.summed(port.drops for port in ports)
-        return views.summed(self._network_drops(wanted).values())
-
-    def _network_drops(self, wanted: views.Wanted) -> dict[str, dict[str, int]]:
-        """What died in each whole network, by its name; of a container's ports there is no whole."""
-        if wanted.container is not None:
-            return {}
-        in_dataplane, in_dhcp = self._parts.datapath.network_drops, self._leasing.network_drops
-        return {
-            network.name: views.summed([in_dataplane(network.index), in_dhcp.get(network.record.id, {})])
-            for network in self._parts.inventory.ready_networks()
-            if wanted.on(network)
-        }
 
     def _addresses_changed(self, addresses: list[bytes]) -> None:
         self._jobs.start(lambda job: self._tell_addresses())

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from vswitch.control.edges import ListenerGroup
 from vswitch.control.views import summed
 from vswitch.datapath.plane import FdbRow, FlowRow, NeighbourRow
@@ -50,15 +52,30 @@ class MemoryNamespaces:
     async def attach(self, netns_fd: int, userns_fd: int | None, plan: InterfacePlan) -> Tap:
         """A new interface; Refused if its name is taken."""
         await asyncio.sleep(0)
-        namespace = self._enter(_identity(netns_fd))
+        return self._attach(self._enter(_identity(netns_fd)), plan)
+
+    def _attach(self, namespace: Identity, plan: InterfacePlan) -> Tap:
         there = self.interfaces.setdefault(namespace, {})
         name = plan.name or next(name for n in range(len(there) + 1) if (name := f"eth{n}") not in there)
         if name in there:
             raise Refused(
                 f"the namespace has an interface {name} already: choose another name or leave it out", 409
             )
-        there[name] = plan
+        there[name] = replace(plan, name=name)
         return self._open(namespace, name)
+
+    async def attach_at(self, origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
+        """A new interface where the namespace is known from before."""
+        await asyncio.sleep(0)
+        return self._attach(self._enter((origin.device, origin.inode)), plan)
+
+    async def configure(self, origin: NamespaceOrigin, plan: InterfacePlan) -> None:
+        """An interface that is there becomes as planned."""
+        await asyncio.sleep(0)
+        there = self.interfaces.get(self._enter((origin.device, origin.inode)), {})
+        if plan.name not in there:
+            raise InterfaceGone(plan.name or "")
+        there[plan.name] = plan
 
     async def reattach(self, origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
         """An interface that is there already."""
@@ -66,6 +83,7 @@ class MemoryNamespaces:
         namespace = self._enter((origin.device, origin.inode))
         if plan.name not in self.interfaces.get(namespace, {}):
             raise InterfaceGone(plan.name or "")
+        self.interfaces[namespace][plan.name] = plan
         return self._open(namespace, plan.name)
 
     async def remove(
@@ -75,12 +93,14 @@ class MemoryNamespaces:
         netns_fd: int | None = None,
         userns_fd: int | None = None,
         origin: NamespaceOrigin | None = None,
+        mac: str | None = None,
     ) -> None:
         """Delete an interface; one that is gone already is fine."""
         await asyncio.sleep(0)
         identity = _identity(netns_fd) if netns_fd is not None else (origin.device, origin.inode)
         if identity not in self.gone:
-            self.interfaces.get(self._enter(identity), {}).pop(name, None)
+            there = self.interfaces.get(self._enter(identity), {})
+            there.pop(name or next((n for n, plan in there.items() if plan.mac == mac), ""), None)
 
     # ---- as ports.tap
 
@@ -155,7 +175,15 @@ class MemoryDatapath:
         await asyncio.sleep(0)
         if index in self.networks or not 0 <= index < 4096 or len(gateway_mac) != 6:
             raise ValueError("index taken or out of range, or no valid MAC")
-        self.networks[index] = {"mtu": mtu, "gateway_mac": gateway_mac, "dhcp": dhcp}
+        self.networks[index] = {"mtu": mtu, "gateway_mac": gateway_mac, "dhcp": dhcp, "isolated": False}
+
+    async def set_network_mtu(self, index: int, mtu: int) -> None:
+        await asyncio.sleep(0)
+        self.networks[index]["mtu"] = mtu
+
+    async def set_network_isolated(self, index: int, isolated: bool) -> None:
+        await asyncio.sleep(0)
+        self.networks[index]["isolated"] = isolated
 
     async def remove_network(self, index: int) -> None:
         await asyncio.sleep(0)
@@ -209,7 +237,10 @@ class MemoryDatapath:
         await asyncio.sleep(0)
         if network not in self.networks:
             raise ValueError("no such network")
-        self.ways_out[network] = way
+        if way["open"]:
+            self.ways_out[network] = way
+        else:
+            self.ways_out.pop(network, None)
 
     async def set_own_subnets(self, subnets: list[tuple[int, bytes, int]]) -> None:
         await asyncio.sleep(0)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from vswitch.clock import rfc3339
+from vswitch.control.endpoints import default_routes
 from vswitch.control.inventory import Container, Inventory, Member, Port, Publication
 from vswitch.control.names import mac_text
 from vswitch.control.networks import Network
@@ -78,7 +79,22 @@ def network_view(network: Network, members: Iterable[Member]) -> NetworkView:
         options=dict(asked.options),
         labels=dict(asked.labels),
         containers=[_member(container, endpoint, network) for container, endpoint in members],
+        dns=asked.dns,
+        dns_servers=list(asked.dns_servers),
+        dns_search=list(asked.dns_search),
+        dns_options=list(asked.dns_options),
+        warnings=network_warnings(network),
     )
+
+
+def network_warnings(network: Network) -> list[str]:
+    """What a user should know about it: its subnets that the host has routes into."""
+    return [
+        f"network {network.name}: subnet {subnet} overlaps the host's route to {route}: what is there can't be reached"
+        " from its containers"
+        for subnet, routes in network.overlaps.items()
+        for route in routes
+    ]
 
 
 def _member(container: Container, endpoint: EndpointRecord, network: Network) -> MemberView:
@@ -109,8 +125,9 @@ def container_view(container: Container, inventory: Inventory) -> ContainerView:
         command=record.spec.command,
         remedy="; ".join(filter(None, remedies)) or None,
         labels=dict(record.spec.labels),
-        networks=[_endpoint(endpoint, inventory.networks[endpoint.network]) for endpoint in record.endpoints],
+        networks=[_endpoint(endpoint, record.endpoints, inventory) for endpoint in record.endpoints],
         ports=[mapping for port in container.ports.values() for mapping in port_mappings(port)],
+        warnings=[w for e in record.endpoints for w in network_warnings(inventory.networks[e.network])],
     )
 
 
@@ -140,7 +157,8 @@ def published_views(ports: Iterable[Port]) -> list[PublishedView]:
     return sorted(views, key=lambda view: (view.host_port, view.protocol, view.host_ip or ""))
 
 
-def _endpoint(endpoint: EndpointRecord, network: Network) -> EndpointView:
+def _endpoint(endpoint: EndpointRecord, endpoints: Sequence[EndpointRecord], inventory: Inventory) -> EndpointView:
+    network = inventory.networks[endpoint.network]
     return EndpointView(
         name=network.name,
         interface=endpoint.interface,
@@ -150,6 +168,8 @@ def _endpoint(endpoint: EndpointRecord, network: Network) -> EndpointView:
         gateway=network.gateway_for(endpoint.ipv4),
         gateway6=network.gateway_for(endpoint.ipv6),
         aliases=list(endpoint.aliases),
+        gw_priority=endpoint.gw_priority,
+        default_route=default_routes(endpoint, endpoints, inventory.networks),
     )
 
 

@@ -3,6 +3,7 @@
 
     option                                      also as com.docker.network.…      default
     mtu                 bytes                   driver.mtu                        --mtu
+    icc                 true, false             bridge.enable_icc                 true
     ip_masq             true                    bridge.enable_ip_masquerade       true
     host_ipv4           source address          host_ipv4                         as the host's routes say
     host_ipv6           source address          host_ipv6                         as the host's routes say
@@ -13,11 +14,13 @@
     udp_filtering       address-dependent,                                        address-dependent
                         endpoint-independent
 
-`host_loopback` makes the gateway's address stand for the host's own loopback. `udp_filtering` says from whom a
-container's UDP port hears: from those it has written to, or from anybody (RFC 4787 §5). The way out leads through the
+With icc = false the network's containers reach its gateway and nobody else on it, at any layer. `host_loopback` makes
+the gateway's address stand for the host's own loopback. `udp_filtering` says from whom a container's UDP port hears:
+from those it has written to, or from anybody (RFC 4787 §5). The way out leads through the
 host's sockets, which send with the host's addresses and nothing else, so ip_masq = false cannot be had and is refused:
-a network without a way out is made with --internal, and then every other option here but the MTU would mean nothing
-and is refused too. Whether the host has the address or interface is asked when the network is made, and not when it
+a network without a way out is made with --internal, and then every other option here but MTU and icc would mean nothing
+and is refused too. Docker's names for what has no counterpart here, because there is no kernel bridge (HABITS), are
+taken and mean nothing. Whether the host has the address or interface is asked when the network is made, and not when it
 is brought back after a restart: an interface may come later than we do.
 """
 
@@ -32,11 +35,20 @@ from vswitch.model import Refused
 DOCKER = "com.docker.network."
 DOCKERS_NAMES = {
     f"{DOCKER}driver.mtu": "mtu",
+    f"{DOCKER}bridge.enable_icc": "icc",
     f"{DOCKER}bridge.enable_ip_masquerade": "ip_masq",
     f"{DOCKER}host_ipv4": "host_ipv4",
     f"{DOCKER}host_ipv6": "host_ipv6",
     f"{DOCKER}bridge.host_binding_ipv4": "host_binding_ipv4",
 }
+HABITS = (
+    f"{DOCKER}bridge.name",
+    f"{DOCKER}bridge.default_bridge",
+    f"{DOCKER}bridge.inhibit_ipv4",
+    f"{DOCKER}bridge.trusted_host_interfaces",
+    f"{DOCKER}container_iface_prefix",
+)
+NOT_THE_WAY_OUT = ("mtu", "icc")
 UDP_FILTERING = ("address-dependent", "endpoint-independent")
 TRUE, FALSE = ("true", "1"), ("false", "0")
 INTERFACE_NAME_LIMIT = 15  # IFNAMSIZ without its final zero
@@ -57,9 +69,11 @@ def named_options(options: Mapping[str, str]) -> dict[str, str]:
     """The options under our own names. Refused if one is unknown, or given twice by two names."""
     named: dict[str, str] = {}
     for option, value in options.items():
+        if option in HABITS:
+            continue
         name = DOCKERS_NAMES.get(option, option)
-        if name not in READERS and name != "mtu":
-            known = ", ".join(sorted(["mtu", *READERS]))
+        if name not in READERS and name not in NOT_THE_WAY_OUT:
+            known = ", ".join(sorted([*NOT_THE_WAY_OUT, *READERS]))
             raise Refused(
                 f"network option {option[:80]!r} is unknown; there are {known}, and Docker's names for them:"
                 f" {', '.join(DOCKERS_NAMES)}"
@@ -72,7 +86,7 @@ def named_options(options: Mapping[str, str]) -> dict[str, str]:
 
 def way_out(options: Mapping[str, str], *, internal: bool) -> WayOut | None:
     """What the options say; None for a network that has no way out. Refused if they can't be so."""
-    words = {name: value for name, value in named_options(options).items() if name != "mtu"}
+    words = {name: value for name, value in named_options(options).items() if name not in NOT_THE_WAY_OUT}
     if internal:
         for name in words:
             raise Refused(f"network option {name} is about the way out, and --internal has none: leave out one")
@@ -81,6 +95,11 @@ def way_out(options: Mapping[str, str], *, internal: bool) -> WayOut | None:
     for name, value in words.items():
         settings.update(READERS[name](name, value))
     return WayOut(**settings)  # type: ignore[arg-type]
+
+
+def isolated(options: Mapping[str, str]) -> bool:
+    """Whether the network's containers are kept apart (icc = false). Refused if it is neither true nor false."""
+    return not _truth("icc", named_options(options).get("icc", "true"))
 
 
 def refuse_strange(way: WayOut, addresses: Sequence[bytes], interfaces: Sequence[str]) -> None:

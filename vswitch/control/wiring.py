@@ -25,6 +25,7 @@ from vswitch.control.names import link_local, mac_bytes
 from vswitch.control.publishing import Publishing
 from vswitch.control.records import EndpointRecord
 from vswitch.model import Refused
+from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import KIND_PACKET, KIND_TAP, Tap
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,15 @@ class Wiring:
         self._publishing = publishing
 
     async def connect(
-        self, container: Container, endpoint: EndpointRecord, tap: Tap, undo: AsyncExitStack
+        self,
+        container: Container,
+        endpoint: EndpointRecord,
+        tap: Tap,
+        plan: InterfacePlan | None,
+        undo: AsyncExitStack,
     ) -> Port:
-        """Make the endpoint a port. `undo` takes it back, the interface included; on failure that has
-        happened already.
+        """Make the endpoint a port, whose interface is as `plan` says (None: nobody knows). `undo` takes it back, the
+        interface included; on failure that has happened already.
         """
         parts = self._parts
         async with AsyncExitStack() as partly:
@@ -49,6 +55,7 @@ class Wiring:
             index = self._take_index()
             partly.callback(parts.inventory.port_indexes.give_back, index)
             port = Port(index, tap, container, endpoint, parts.inventory.networks[endpoint.network])
+            port.plan = plan
             parts.observer.port_coming(port)
             partly.callback(parts.observer.port_left, port)
             await self._add(port)
@@ -60,7 +67,9 @@ class Wiring:
         return port
 
     def announce(self, port: Port) -> None:
-        """Tell the network who has the port's addresses now."""
+        """Tell the network who has the port's addresses now; where containers are kept apart, nobody asks."""
+        if port.network.shape.isolated:
+            return
         for address, mac in self._addresses(port):
             if isinstance(address, IPv4Address):
                 frame = gratuitous_arp(mac, address)

@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport (
     SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_FLOW_KILL, OP_FLOW_WATCH, OP_HOST_ADDRESSES, OP_LISTEN, OP_OWN_SUBNETS, OP_UNLISTEN, OP_WAY_OUT,
-    OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB,
+    OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB,
     SNAPSHOT_FLOWS, Command, FdbRow, FlowRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set, neighbours_flush
@@ -61,6 +61,8 @@ cdef bint apply(Switch *sw, const Command *command) noexcept nogil:
         remove_network(sw, command.index)
     elif command.op == OP_NETWORK_MTU:
         sw.networks[command.index].mtu = <uint32_t>command.value
+    elif command.op == OP_NETWORK_ISOLATED:
+        sw.networks[command.index].isolated = <uint8_t>command.value
     elif command.op == OP_PORT_ADD:
         add_port(sw, <Port *>command.pointer)
     elif command.op == OP_PORT_REMOVE:

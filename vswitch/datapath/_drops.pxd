@@ -54,4 +54,5 @@ cpdef enum Drop:
     NAT_OUT_OF_WINDOW
     NAT_OUT_OF_ORDER
     NAT_HOST_GONE
+    ISOLATED
     DROP_COUNT              # how many there are; not a reason

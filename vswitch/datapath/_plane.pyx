@@ -16,7 +16,7 @@ from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
     EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE,
-    OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
+    OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
     PORT_PACKET, PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
     Counters, Event, FlowEvent, InjectHeader, Network, Port, PuntHeader, switch_close, switch_open, switch_run, switch_turn,
 )
@@ -217,6 +217,14 @@ cdef class Dataplane(Outside):
         if index not in self.networks or not 68 <= mtu <= 65535:
             raise ValueError("no such network, or no valid MTU")
         command.op, command.index, command.value = OP_NETWORK_MTU, index, mtu
+        return self.post(&command)
+
+    def post_network_isolated(self, uint16_t index, bint isolated):
+        """Whether a network's ports speak with its gateway only."""
+        cdef Command command = blank()
+        if index not in self.networks:
+            raise ValueError("no such network")
+        command.op, command.index, command.value = OP_NETWORK_ISOLATED, index, isolated
         return self.post(&command)
 
     def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,

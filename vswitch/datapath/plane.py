@@ -236,6 +236,10 @@ class Datapath:
     async def set_network_mtu(self, index: int, mtu: int) -> None:
         await self._post(self.plane.post_network_mtu, index, mtu)
 
+    async def set_network_isolated(self, index: int, isolated: bool) -> None:
+        """Whether its ports reach each other, or the gateway only."""
+        await self._post(self.plane.post_network_isolated, index, isolated)
+
     async def remove_network(self, index: int) -> None:
         """Forgets a network; its ports must have been removed."""
         await self._post(self.plane.post_network_remove, index)

@@ -40,6 +40,14 @@ cdef inline bint foreign(const Query *query, const Neighbour *owner) noexcept no
     return owner != NULL and owner.port != query.port and (query.guard or owner.port == GATEWAY_PORT)
 
 
+cdef inline bint apart(Query *query, const Neighbour *target) noexcept nogil:
+    """Whether the asker must not learn of `target`, another container of an isolated network; drops the question then."""
+    if query.isolated and target.port != GATEWAY_PORT:
+        drop(query, Drop.ISOLATED)
+        return True
+    return False
+
+
 cdef inline void drop(Query *query, Drop reason) noexcept nogil:
     query.drop = <uint8_t>reason
 
@@ -67,6 +75,8 @@ cdef bint answer_arp(Query *query) noexcept nogil:
         return False
     if target.port == query.port:
         drop(query, Drop.ARP_OWN_ADDRESS)
+        return True
+    if apart(query, target):
         return True
     reply_arp(query, arp, target.mac)
     return True
@@ -116,6 +126,8 @@ cdef bint answer_nd(Query *query) noexcept nogil:
         return False
     if target.port == query.port:
         drop(query, Drop.ND_OWN_ADDRESS)
+        return True
+    if apart(query, target):
         return True
     reply_nd(query, ip, icmp, target)
     return True

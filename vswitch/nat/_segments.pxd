@@ -13,6 +13,7 @@ cdef enum:
     TCP_PSH = 8
     TCP_ACK = 16
     OWN_SCALE = 8           # windows in units of 256 bytes, up to 16 MiB (RFC 7323)
+    MIN_MSS = 64            # smaller ones are the wish of somebody who wants us to work
     DEFAULT_MSS = 536       # of a container that names none (RFC 9293 section 3.7.1); IPv6: 1220
 
 cdef struct Syn:            # what a SYN's options say

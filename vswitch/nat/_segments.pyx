@@ -75,7 +75,15 @@ cdef void send_data(Switch *sw, Port *port, Flow *flow, uint8_t *l4, uint32_t se
     """`bytes` of the stream from `seq` on, which stand at l4 + 20, with EMIT_ROOM of room before l4."""
     fill(flow, l4, seq, TCP_ACK | flags, 20)
     flow.tcp.acknowledged = flow.tcp.rcv_nxt
+    fit_network(sw, flow)
     deliver(sw, port, flow, l4, 20 + bytes, flow.tcp.mss if bytes > flow.tcp.mss else 0)
+
+
+cdef inline void fit_network(const Switch *sw, Flow *flow) noexcept nogil:
+    """A network's MTU may have been lowered since the connection began: its segments follow."""
+    cdef uint32_t most = sw.networks[flow.network].mtu - (60 if flow.ipv6 else 40)
+    if flow.tcp.mss > most:
+        flow.tcp.mss = <uint16_t>max(most, <uint32_t>MIN_MSS)
 
 
 cdef void send_control(Switch *sw, Port *port, Flow *flow, uint8_t flags, uint32_t seq) noexcept nogil:

@@ -30,7 +30,7 @@ from vswitch.nat._conntrack cimport FLOW_OUT, flow_find, flow_touch
 from vswitch.nat._dialer cimport dial
 from vswitch.nat._report cimport report_opened
 from vswitch.nat._segments cimport (
-    OWN_SCALE, Syn, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, read_syn, refuse_segment, send_control, send_syn,
+    MIN_MSS, OWN_SCALE, Syn, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, read_syn, refuse_segment, send_control, send_syn,
 )
 from vswitch.nat._service cimport arm, touch
 from vswitch.nat._stream cimport LARGEST, finish_sending, resend, take
@@ -39,7 +39,6 @@ from vswitch.wire._bytes cimport read16, read32
 cdef enum:
     TCP = 6
     MIN_RTO_US = 200000     # as Linux: delayed acknowledgements come within 40 ms
-    MIN_MSS = 64            # smaller ones are the wish of somebody who wants us to work
 
 
 cdef inline bint before(uint32_t a, uint32_t b) noexcept nogil:

@@ -31,7 +31,7 @@ from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports import keeper, messages
 from vswitch.ports.inside import InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
-from vswitch.ports.messages import REFUSALS, Answer, Attach, Parcel, Reattach, Remove, Request
+from vswitch.ports.messages import REFUSALS, Answer, Attach, Configure, Parcel, Reattach, Remove, Request
 from vswitch.ports.tap import Tap, persist_tap
 
 __all__ = ["AttachHelper", "InterfaceGone", "NamespaceGone", "NotPermitted"]
@@ -82,6 +82,17 @@ class AttachHelper:
         fds = [netns_fd] if userns_fd is None else [netns_fd, userns_fd]
         return _received_tap(*await self._ask(Attach(next(self._ids), plan), fds), plan)
 
+    async def attach_at(self, origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
+        """`attach` where the namespace is known from before. NamespaceGone, NotPermitted, Refused."""
+        return _received_tap(*await self._ask(Attach(next(self._ids), plan, origin), []), plan)
+
+    async def configure(self, origin: NamespaceOrigin, plan: InterfacePlan) -> None:
+        """Make interface `plan.name` as planned while the switch holds its TAP.
+
+        NamespaceGone, InterfaceGone and NotPermitted tell what is missing; other failures are plain Refused.
+        """
+        await self._ask(Configure(next(self._ids), origin, plan), [])
+
     async def reattach(self, origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
         """The persistent TAP `plan.name` that a former switch left there, configured anew.
 
@@ -96,12 +107,16 @@ class AttachHelper:
         netns_fd: int | None = None,
         userns_fd: int | None = None,
         origin: NamespaceOrigin | None = None,
+        mac: str | None = None,
     ) -> None:
-        """Delete the interface, by descriptor or origin; gone already is fine. NotPermitted, Refused."""
+        """Delete the interface, by descriptor or origin; gone already is fine. NotPermitted, Refused.
+
+        An empty name means the TAP that has this MAC.
+        """
         if (netns_fd is None) == (origin is None):
             raise ValueError("either netns_fd or origin says where the interface is")
         fds = [fd for fd in (netns_fd, userns_fd) if fd is not None]
-        await self._ask(Remove(next(self._ids), name, origin), fds)
+        await self._ask(Remove(next(self._ids), name, origin, mac), fds)
 
     def close(self) -> None:
         """End the helper; requests under way are refused. May be called twice."""

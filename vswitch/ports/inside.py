@@ -57,6 +57,25 @@ def attach(netns_fd: int, userns_fd: int | None, plan: InterfacePlan) -> Tap:
     return tap
 
 
+def attach_at(origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
+    """`attach` where only the origin is known. NamespaceGone, NotPermitted, Refused."""
+    with _opened(origin) as netns_fd:
+        return attach(netns_fd, None, plan)
+
+
+def configure_at(origin: NamespaceOrigin, plan: InterfacePlan) -> None:
+    """Make interface `plan.name` there as planned, while others hold its descriptor.
+
+    NamespaceGone, InterfaceGone, NotPermitted, Refused.
+    """
+    with _opened(origin) as netns_fd:
+        enter(netns_fd, None)
+    name = plan.name or ""
+    if name not in (present for _, present in socket.if_nameindex()):
+        raise _interface_gone(name)
+    interface.configure(plan)
+
+
 def reattach(origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
     """Take the persistent TAP `plan.name` there, settings renewed. Refused as in AttachHelper.reattach."""
     uid = os.geteuid()
@@ -76,16 +95,19 @@ def reattach(origin: NamespaceOrigin, plan: InterfacePlan) -> Tap:
     return tap
 
 
-def remove(netns_fd: int, userns_fd: int | None, name: str) -> None:
-    """Delete TAP `name` there, held by a descriptor or not; none there is fine. Refused."""
+def remove(netns_fd: int, userns_fd: int | None, name: str, mac: str | None = None) -> None:
+    """Delete TAP `name` there, or where there is no name the one with this MAC, held by a descriptor or not.
+
+    None there is fine. Refused.
+    """
     enter(netns_fd, userns_fd)
-    interface.unconfigure(name)
+    interface.unconfigure(name, mac)
 
 
-def remove_at(origin: NamespaceOrigin, name: str) -> None:
+def remove_at(origin: NamespaceOrigin, name: str, mac: str | None = None) -> None:
     """`remove` where only the origin is known; a namespace that is gone has taken the interface with it."""
     with contextlib.suppress(NamespaceGone), _opened(origin) as netns_fd:
-        remove(netns_fd, None, name)
+        remove(netns_fd, None, name, mac)
 
 
 @contextlib.contextmanager

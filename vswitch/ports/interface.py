@@ -3,8 +3,10 @@
 
 `configure` works on the network namespace that the calling thread is in (a worker of the attach helper has
 entered it) and may be repeated: after a restart of the switch it finds address and routes there and leaves
-them. It never takes away what it didn't put there. There is no counterpart to it, since addresses and routes go
-with the interface; `unconfigure` deletes that, for the case that nobody holds its descriptor any more.
+them; while the container runs, another MTU, further routes or a default route that moves to another interface are
+brought about by it too. It never takes away what it didn't put there: of routes only default ones through the plan's
+own `dropped_gateways`. There is no counterpart to it, since addresses and routes go with the interface; `unconfigure`
+deletes that, for the case that nobody holds its descriptor any more.
 
 Order matters: the MAC before the interface is up (no frame ever leaves with a random one), IPv6 settings
 before it is up, since the kernel makes a link-local address, multicast reports and router solicitations in
@@ -16,7 +18,9 @@ default says. accept_ra=0 in any case: address and route come from here.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import socket
+import struct
 from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
     from vswitch.ports import rtnl
 
 TXQUEUELEN = 4096  # frames in the kernel's ring, 8 bytes each: a TAP pushes back on nobody, it drops
+SIOCGIFHWADDR = 0x8927  # netdevice(7)
 SYSCTL_IPV6 = "/proc/sys/net/ipv6/conf"
 
 
@@ -36,7 +41,8 @@ class InterfacePlan(Struct, kw_only=True, forbid_unknown_fields=True):
     """An interface as it shall be.
 
     `name` None or empty is the first free ethN. Addresses carry their prefix length. A gateway is a default
-    route; None leaves the routes alone. `persist` lets the interface outlive the switch.
+    route; `dropped_gateways` are those through which there shall be none on this interface, since another one has it.
+    `routes` are further subnets that are reached without a gateway. `persist` lets the interface outlive the switch.
     """
 
     name: str | None = None
@@ -47,6 +53,8 @@ class InterfacePlan(Struct, kw_only=True, forbid_unknown_fields=True):
     ipv6: list[str] = []
     gateway4: str | None = None
     gateway6: str | None = None
+    dropped_gateways: list[str] = []
+    routes: list[str] = []
     persist: bool = True
 
 
@@ -71,18 +79,27 @@ def configure(plan: InterfacePlan) -> None:
         *(rtnl.address4(index, address) for address in plan.ipv4),
         *(rtnl.address6(index, address) for address in plan.ipv6),
     ]
+    changes += [rtnl.on_link(index, route) for route in plan.routes]
     if plan.gateway4:
         changes.append(rtnl.default_route4(index, plan.gateway4))
     if plan.gateway6:
         changes.append(rtnl.default_route6(index, plan.gateway6))
+    changes += [rtnl.default_route_removed(index, gateway) for gateway in plan.dropped_gateways]
     with _kernel(plan.name) as kernel:
         kernel.apply(changes)
 
 
-def unconfigure(name: str) -> None:
-    """Delete TAP `name` from the current network namespace; none there is fine, other kinds are Refused."""
+def unconfigure(name: str, mac: str | None = None) -> None:
+    """Delete TAP `name` from the current network namespace, without a name the one that has this MAC.
+
+    None there is fine, other kinds are Refused.
+    """
     from vswitch.ports import rtnl
 
+    if not name:
+        name = _name_of(mac)
+    if not name:
+        return
     with _kernel(name) as kernel:
         link = kernel.link(name)
         if link is None:
@@ -90,6 +107,16 @@ def unconfigure(name: str) -> None:
         if link.kind != "tun":
             raise Refused(f"interface {name} is no TAP, so it is not ours to delete", 409)
         kernel.apply([rtnl.link_removed(link.index)])
+
+
+def _name_of(mac: str | None) -> str:
+    """Which TAP of the current network namespace has a MAC; "" if none has."""
+    for _, name in socket.if_nameindex():
+        with contextlib.suppress(OSError, struct.error), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            answer = fcntl.ioctl(asking, SIOCGIFHWADDR, struct.pack("16s24x", name.encode()))
+            if answer[18:24].hex(":") == mac:
+                return name
+    return ""
 
 
 @contextlib.contextmanager

@@ -22,10 +22,11 @@ CMSG_SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
 
 
 class Attach(Struct, tag="attach"):
-    """Descriptors: the network namespace, then its user namespace if that is known."""
+    """Descriptors: the network namespace, then its user namespace if that is known; none where there is an origin."""
 
     id: int
     plan: InterfacePlan
+    origin: NamespaceOrigin | None = None
 
 
 class Reattach(Struct, tag="reattach"):
@@ -36,15 +37,24 @@ class Reattach(Struct, tag="reattach"):
     plan: InterfacePlan
 
 
+class Configure(Struct, tag="configure"):
+    """No descriptors."""
+
+    id: int
+    origin: NamespaceOrigin
+    plan: InterfacePlan
+
+
 class Remove(Struct, tag="remove"):
-    """Descriptors as for Attach where `origin` is None."""
+    """Descriptors as for Attach. Without a name it is the TAP that has this MAC."""
 
     id: int
     name: str
     origin: NamespaceOrigin | None = None
+    mac: str | None = None
 
 
-Request = Attach | Reattach | Remove
+Request = Attach | Reattach | Configure | Remove
 
 Fault = Literal["namespace_gone", "interface_gone", "not_permitted", "other"]
 FAULTS: dict[type[Refused], Fault] = {

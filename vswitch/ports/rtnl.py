@@ -16,12 +16,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from errno import EAFNOSUPPORT, EEXIST, ENODEV
-from ipaddress import IPv4Interface, IPv6Interface
+from errno import EAFNOSUPPORT, EEXIST, ENODEV, ESRCH
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from typing import NamedTuple, Self
 
 from pyroute2.netlink import NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, nlmsg
-from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_DELROUTE, RTM_GETLINK, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -38,7 +38,8 @@ LOOPBACK_INDEX = 1  # in every network namespace
 IFF_UP = 1
 IFA_F_NODAD = 0x02
 IN6_ADDR_GEN_MODE_NONE = 1
-RT_TABLE_MAIN, RTN_UNICAST, RTPROTO_BOOT, RT_SCOPE_UNIVERSE = 254, 1, 3, 0  # as `ip route add` has them
+# As `ip route add` has them
+RT_TABLE_MAIN, RTN_UNICAST, RTPROTO_BOOT, RT_SCOPE_UNIVERSE, RT_SCOPE_LINK = 254, 1, 3, 0, 253
 # Below the 1024 of a default route by hand or from a router advertisement: ours is preferred, the other stays
 # in place behind it. With equal metrics IPv6 would make both one route of two paths.
 DEFAULT6_METRIC = 512
@@ -127,6 +128,26 @@ def default_route6(index: int, gateway: str) -> Change:
     return Change(what, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, message)
 
 
+def default_route_removed(index: int, gateway: str) -> Change:
+    """No default route through a gateway on this interface; none there is fine."""
+    attributes = [("RTA_GATEWAY", gateway), ("RTA_OIF", index)]
+    family = socket.AF_INET6 if ip_address(gateway).version == 6 else socket.AF_INET
+    if family == socket.AF_INET6:
+        attributes.append(("RTA_PRIORITY", DEFAULT6_METRIC))
+    message = _route_message(family, attributes)
+    return Change(f"cannot take away the default route via {gateway}", RTM_DELROUTE, 0, message, (ESRCH, EAFNOSUPPORT))
+
+
+def on_link(index: int, text: str) -> Change:
+    """A subnet that is reached without a gateway; a route to it that is there stays as it is."""
+    subnet = ip_network(text)
+    attributes = [("RTA_DST", str(subnet.network_address)), ("RTA_OIF", index)]
+    message = _route_message(socket.AF_INET6 if subnet.version == 6 else socket.AF_INET, attributes)
+    message["dst_len"] = subnet.prefixlen
+    message["scope"] = RT_SCOPE_UNIVERSE if subnet.version == 6 else RT_SCOPE_LINK
+    return Change(f"cannot set the route to {text}", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, message, (EEXIST,))
+
+
 def link_removed(index: int) -> Change:
     """Delete an interface; one that is gone already is fine."""
     return Change("cannot delete the interface", RTM_DELLINK, 0, _link_message(index), (ENODEV,))
@@ -142,6 +163,8 @@ def rehearse() -> None:
         address6(1, "::1/128"),
         default_route4(1, "127.0.0.1"),
         default_route6(1, "::1"),
+        default_route_removed(1, "127.0.0.1"),
+        on_link(1, "192.0.2.0/24"),
     ]
     for change in changes:
         encoded(change, 0)

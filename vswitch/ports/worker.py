@@ -20,7 +20,7 @@ from typing import NoReturn
 from vswitch.container._linux import set_parent_death_signal
 from vswitch.model import Refused
 from vswitch.ports import inside, messages
-from vswitch.ports.messages import FAULTS, Answer, Attach, Parcel, Reattach, Remove, Request
+from vswitch.ports.messages import FAULTS, Answer, Attach, Configure, Parcel, Reattach, Remove, Request
 from vswitch.ports.tap import Tap
 
 HOME, AWAY = b"home", b"away"  # what a worker tells the keeper when it has answered
@@ -87,14 +87,18 @@ def _perform(request: Request, fds: list[int]) -> tuple[Answer, int | None]:
 def _dispatch(request: Request, fds: list[int]) -> Tap | None:
     """Do it."""
     match request:
-        case Attach(plan=plan):
+        case Attach(plan=plan, origin=None):
             return inside.attach(*_namespaces(fds), plan)
+        case Attach(plan=plan, origin=origin):
+            return inside.attach_at(origin, plan)
+        case Configure(origin=origin, plan=plan):
+            inside.configure_at(origin, plan)
         case Reattach(origin=origin, plan=plan):
             return inside.reattach(origin, plan)
-        case Remove(name=name, origin=None):
-            inside.remove(*_namespaces(fds), name)
-        case Remove(name=name, origin=origin):
-            inside.remove_at(origin, name)
+        case Remove(name=name, origin=None, mac=mac):
+            inside.remove(*_namespaces(fds), name, mac)
+        case Remove(name=name, origin=origin, mac=mac):
+            inside.remove_at(origin, name, mac)
     return None
 
 

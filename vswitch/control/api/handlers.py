@@ -16,6 +16,7 @@ from vswitch import __version__
 from vswitch.control.api.messages import API, Call, CaptureView, VersionView
 from vswitch.model import (
     Attached,
+    AttachmentSpec,
     ContainerSpec,
     ContainerView,
     DropView,
@@ -55,6 +56,20 @@ async def create_network(call: Call) -> NetworkView:
 
 async def show_network(call: Call) -> NetworkView:
     return call.switch.network(call.names[0])
+
+
+async def update_network(call: Call) -> NetworkView:
+    return await call.switch.update_network(call.names[0], call.body)
+
+
+async def connect(call: Call) -> ContainerView:
+    body = call.body
+    words = {name: getattr(body, name) for name in AttachmentSpec.__struct_fields__}
+    return await call.switch.connect(call.names[0], body.container, AttachmentSpec(**words))
+
+
+async def disconnect(call: Call) -> ContainerView:
+    return await call.switch.disconnect(call.names[0], call.body.container)
 
 
 async def remove_network(call: Call) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from vswitch.model import ContainerSpec, FlowFilter, NamespaceOrigin, Spec
+from vswitch.model import AttachmentSpec, ContainerSpec, FlowFilter, NamespaceOrigin, Spec
 
 API = 1
 STOP_TIMEOUT_S = 10.0
@@ -88,6 +88,18 @@ class FlowKill(FlowFilter):
     """Which flows to end; `all` is needed where nothing else is said."""
 
     all: bool = False
+
+
+class Connection(AttachmentSpec, kw_only=True):
+    """Which container joins the network in the path, and how; `network` is not said twice."""
+
+    container: str
+
+
+class Disconnection(Spec):
+    """Which container leaves the network in the path."""
+
+    container: str
 
 
 class Removal(Spec):
