@@ -159,6 +159,7 @@ def test_a_client_of_a_container_with_all_it_may_have_is_reset(crowd):
     lines = [crowd.connected() for _ in range(16)]
     client = crowd.client(port)
     assert ending(crowd, client) is ConnectionResetError and crowd.host.drops == {"nat_full": 1}
+    assert crowd.switch.plane.network_drops(0) == {"nat_full": 1}
     lines[0][0].send("R")
     crowd.client(port)
     assert crowd.calling(80).expect("S")

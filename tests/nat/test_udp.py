@@ -491,6 +491,26 @@ def test_fragments_that_wait_in_vain_are_counted(container):
     assert container.drops["fragment_share"] == 2
 
 
+@BOTH
+def test_the_sender_hears_that_the_rest_of_a_packet_did_not_come_if_its_beginning_did(container, v6):
+    ends = (INSIDE6, GATEWAY6) if v6 else (INSIDE4, GATEWAY4)
+
+    def part(at: int, id: int) -> frames.Frame:
+        if not v6:
+            return frames.ipv4(GATEWAY, container.mac, *ends, 17, DATA[:64], offset=at, more=True, id=id)
+        header = struct.pack(">BBHI", 17, 0, at | 1, id)
+        return frames.ipv6(GATEWAY, container.mac, *ends, 44, header + DATA[:64])
+
+    first = part(0, 1)
+    assert sent(container, first, part(128, 1), part(64, 2)) == []
+    container.switch.step(after_s=61)
+    (error,) = heard(container)
+    assert error.source == ends[1] and tuple(error.l4[:2]) == ((3, 1) if v6 else (11, 1))
+    quoted = frames.ipv6(b"", b"", *ends, 17, DATA[:64])[2:] if v6 else first[14:]
+    assert error.l4[8:] == quoted
+    assert container.drops == {"fragment_timeout": 3}
+
+
 # ---- without the kernel's help
 
 

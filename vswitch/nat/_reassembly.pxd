@@ -40,7 +40,7 @@ cdef struct Reassemblies:
     uint32_t untouched
     uint32_t spare          # number + 1 of an entry given back
     uint64_t due_ns         # nothing is given up before this; 0 while nothing is under way
-    uint8_t *whole          # what reassemble() returned last
+    uint8_t *whole          # buffer of what reassemble() or reassemblies_expire() returned last
     uint8_t *buffers[SPARE_BUFFERS]
     uint32_t buffer_count
     uint32_t lost           # fragments kept so far that died in the last call,
@@ -50,5 +50,5 @@ cdef struct Reassemblies:
 cdef bint reassemblies_open(Reassemblies *table, uint32_t capacity) noexcept nogil
 cdef void reassemblies_close(Reassemblies *table) noexcept nogil
 cdef const uint8_t *reassemble(Reassemblies *table, uint16_t port, const uint8_t *ip, uint32_t total, uint64_t now_ns, uint32_t *whole_bytes, int *drop) noexcept nogil
-cdef bint reassemblies_expire(Reassemblies *table, uint64_t now_ns) noexcept nogil
+cdef bint reassemblies_expire(Reassemblies *table, uint64_t now_ns, const uint8_t **first, uint32_t *first_bytes) noexcept nogil
 cdef void reassemblies_forget(Reassemblies *table, uint16_t port) noexcept nogil

@@ -335,23 +335,42 @@ cdef void release(Reassemblies *table, uint8_t *buffer) noexcept nogil:
 # ---- giving up
 
 
-cdef bint reassemblies_expire(Reassemblies *table, uint64_t now_ns) noexcept nogil:
-    """Gives one overdue packet up, whose parts are in `lost`; False when none is overdue. Call it until then."""
+cdef bint reassemblies_expire(Reassemblies *table, uint64_t now_ns, const uint8_t **first, uint32_t *first_bytes) noexcept nogil:
+    """Gives one overdue packet up, whose parts are in `lost`; False when none is overdue. Call it until then. `first` is its first fragment, without
+    IPv6's fragment header, valid until the next call; NULL when that never came."""
     cdef uint64_t soonest = 0
     cdef uint32_t i
     table.lost = 0
+    first[0] = NULL
     if table.due_ns == 0 or now_ns < table.due_ns:
         return False
     for i in range(table.untouched):
         if table.entries[i].due_ns == 0:
             continue
         if table.entries[i].due_ns <= now_ns:
+            first[0] = first_part(table, &table.entries[i], first_bytes)
             lose(table, &table.entries[i], <int>Drop.FRAGMENT_TIMEOUT)
             return True
         if soonest == 0 or table.entries[i].due_ns < soonest:
             soonest = table.entries[i].due_ns
     table.due_ns = soonest
     return False
+
+
+cdef const uint8_t *first_part(Reassemblies *table, Reassembly *entry, uint32_t *bytes) noexcept nogil:
+    """Takes the first fragment out of a packet that is given up; NULL when it never came."""
+    cdef uint8_t *ip = entry.buffer + WHOLE_ROOM - entry.header_bytes
+    cdef uint32_t i
+    for i in range(entry.parts):
+        if entry.starts[i] == 0:
+            bytes[0] = entry.header_bytes + entry.ends[i]
+            if entry.ipv6:
+                write16(ip + 4, bytes[0] - 40)
+            release(table, table.whole)
+            table.whole = entry.buffer
+            entry.buffer = NULL
+            return ip
+    return NULL
 
 
 cdef void reassemblies_forget(Reassemblies *table, uint16_t port) noexcept nogil:
@@ -384,7 +403,9 @@ cdef class Reassembler:
     def expire(self, uint64_t now_ns) -> int:
         """Gives up what is overdue; how many fragments that were."""
         cdef int lost = 0
-        while reassemblies_expire(&self.table, now_ns):
+        cdef const uint8_t *first
+        cdef uint32_t first_bytes
+        while reassemblies_expire(&self.table, now_ns, &first, &first_bytes):
             lost += self.table.lost
         return lost
 

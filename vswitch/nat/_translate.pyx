@@ -276,6 +276,27 @@ cdef void count_fragments(Switch *sw) noexcept nogil:
         count_drops(sw, port, <Drop>sw.nat.reassemblies.lost_reason, sw.nat.reassemblies.lost)
 
 
+cdef void expire_fragments(Switch *sw) noexcept nogil:
+    """Packets of which the rest did not come in time; their senders hear of it where the first fragment came (RFC 792, RFC 8200 section 4.5)."""
+    cdef const uint8_t *first = NULL
+    cdef const Neighbour *sender
+    cdef Packet packet
+    cdef Port *port
+    memset(&packet, 0, sizeof(Packet))
+    while reassemblies_expire(&sw.nat.reassemblies, sw.now_ns, &first, &packet.total):
+        count_fragments(sw)
+        port = sw.ports[sw.nat.reassemblies.lost_port]
+        if first == NULL or port == NULL:
+            continue
+        packet.ip, packet.ipv6 = first, first[0] >> 4 == 6
+        if read_ip(&packet):
+            continue
+        sender = neighbour_find(&sw.neighbours, port.network, packet.inside)
+        if sender != NULL and sender.port == port.index:
+            memcpy(packet.mac, sender.mac, 6)
+            complain_packet(sw, port, &packet, 3 if packet.ipv6 else 11, 1, 0)
+
+
 cdef int read_l4(const Frame *frame, Packet *packet) noexcept nogil:
     """L4 header, ports and checksum."""
     cdef const uint8_t *l4 = packet.ip + packet.ip_bytes
@@ -359,8 +380,7 @@ cdef void nat_turn(Switch *sw) noexcept nogil:
     cdef Flow *flow
     cdef uint32_t last, left = TIMERS_PER_TURN
     take_results(sw)
-    while reassemblies_expire(&sw.nat.reassemblies, sw.now_ns):
-        count_fragments(sw)
+    expire_fragments(sw)
     listen_again(sw)
     while True:
         flow = flow_next_due(&sw.nat.conntrack, sw.now_ns, &left)
