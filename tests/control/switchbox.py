@@ -19,7 +19,7 @@ from random import Random
 from vswitch.clock import SteppedClock, settle
 from vswitch.config import parse
 from vswitch.container.namespaces import pid_started
-from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners
+from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners, MemoryRoutes
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
 from vswitch.control.twins import MemoryDatapath, MemoryKeeper, MemoryNamespaces, MemoryWatcher
@@ -75,12 +75,14 @@ class Box:
         self.settings = parse(settings.encode())
         self.namespaces = MemoryNamespaces()
         self.host = MemoryHost()
+        self.routes = MemoryRoutes(self.host)
         self.addresses = MemoryAddresses("127.0.0.1", "192.0.2.7", "2001:db8::7")
         self.listeners = MemoryListeners()
         self.keeper = MemoryKeeper()
         self.clock = SteppedClock()
         self.random = Random(4711)
         self.store_type, self.datapath_type = store, datapath
+        self.through = lambda edge: edge  # what stands between the switch and the world, such as its mortality
         self.processes: list[subprocess.Popen] = []
 
     async def __aenter__(self) -> Box:
@@ -111,13 +113,14 @@ class Box:
         self.switch = Switch(
             self.settings,
             state_dir=str(self.folder),
-            store=self.store,
-            datapath=self.datapath,
-            helper=self.namespaces,
+            store=self.through(self.store),
+            datapath=self.through(self.datapath),
+            helper=self.through(self.namespaces),
             taps=self.namespaces,
             watcher=self.watcher,
             host=self.host,
             addresses=self.addresses,
+            routes=self.routes,
             listeners=self.listeners,
             clock=self.clock,
             random=self.random,
@@ -221,7 +224,7 @@ class Box:
             ],
             "indexes": (inventory.network_indexes.used, inventory.port_indexes.used, set(inventory.ports)),
             "dataplane": (dict(plane.networks), dict(plane.ports), dict(plane.bindings)),
-            "outside": (dict(plane.ways_out), list(plane.own_subnets), dict(plane.listeners)),
+            "outside": (dict(plane.ways_out), list(plane.own_subnets), published(plane)),
             "listening": set(self.listeners.open),
             "interfaces": {key: set(there) for key, there in self.namespaces.interfaces.items() if there},
             "watched": self.watcher.watched,
@@ -239,3 +242,8 @@ async def quiet(box: Box) -> None:
     await settle()
     await box.switch.settled()
     await settle()
+
+
+def published(plane) -> dict:
+    """What listens for which port, by its sockets."""
+    return {tuple(group.sockets): accepted for group, accepted in plane.listeners.items()}

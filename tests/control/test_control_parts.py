@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address
 from random import Random
 
 import dpkt
@@ -16,7 +16,7 @@ from switchbox import simulated
 from vswitch.clock import SteppedClock, SystemClock, happens_within, rfc3339, settle
 from vswitch.control.announce import gratuitous_arp, unsolicited_advertisement
 from vswitch.control.events import QUEUE_LIMIT, Events
-from vswitch.control.host import ProcHost, parse_routes4, parse_routes6
+from vswitch.control.host import ProcHost
 from vswitch.control.inventory import Indexes
 from vswitch.control.jobs import Abandoned, Jobs
 from vswitch.control.names import (
@@ -239,60 +239,6 @@ def test_an_unsolicited_advertisement_is_what_a_parser_and_its_checksum_say():
 
 # ---- the host
 
-ROUTES4 = """Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT
-eth0\t00000000\t0100000A\t0003\t0\t0\t0\t00000000\t0\t0\t0
-tun0\t00000080\t0100000A\t0003\t0\t0\t0\t00000080\t0\t0\t0
-eth0\t0000000A\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
-docker0\t000011AC\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
-*\t00A8A8C0\t00000000\t0200\t0\t0\t0\t00FFFFFF\t0\t0\t0
-nonsense
-eth1\tzz\t00000000\t0001\t0\t0\t0\t0000FFFF\t0\t0\t0
-"""
-NOWHERE = "0" * 32
-
-
-def route6(
-    destination: str, prefix: str, device: str, flags: str = "00000001", gateway: str = NOWHERE
-) -> str:
-    """A line of /proc/net/ipv6_route."""
-    counters = "00000100 00000001 00000000"
-    return f"{destination.ljust(32, '0')} {prefix} {NOWHERE} 00 {gateway} {counters} {flags} {device}\n"
-
-
-ROUTES6 = (
-    route6("fd000001", "40", "eth0")
-    + route6("fe80", "40", "eth0")
-    + route6("", "00", "lo", "00200200")
-    + route6("", "00", "eth0", "00000003", "fe80000000000000" + "0000000000000001")
-    + route6("ff", "08", "eth0")
-    + route6("fd09", "10", "lo", "00000201")
-    + "broken\n"
-)
-
-
-def test_routes_are_read_as_the_kernel_writes_them(tmp_path):
-    assert list(parse_routes4(ROUTES4)) == [
-        IPv4Network("0.0.0.0/0"),
-        IPv4Network("128.0.0.0/1"),
-        IPv4Network("10.0.0.0/16"),
-        IPv4Network("172.17.0.0/16"),
-    ]
-    assert list(parse_routes6(ROUTES6)) == [IPv6Network("fd00:1::/64"), IPv6Network("::/0")]
-    (tmp_path / "net").mkdir()
-    (tmp_path / "net" / "route").write_text(ROUTES4)
-    (tmp_path / "net" / "ipv6_route").write_text(ROUTES6)
-    assert ProcHost(proc=str(tmp_path)).routes() == [
-        IPv4Network("10.0.0.0/16"),
-        IPv4Network("172.17.0.0/16"),
-        IPv6Network("fd00:1::/64"),
-    ]
-
-
-@given(st.text(max_size=300))
-def test_any_text_as_routes_is_survived(text):
-    list(parse_routes4("head\n" + text))
-    list(parse_routes6(text))
-
 
 def test_the_servers_behind_a_stub_are_asked_instead_of_it(tmp_path):
     (tmp_path / "etc").mkdir()
@@ -307,7 +253,6 @@ def test_the_servers_behind_a_stub_are_asked_instead_of_it(tmp_path):
 def test_this_machine_can_be_asked():
     host = ProcHost()
     assert isinstance(host.routes(), list) and 1_000_000 < host.resident_bytes() < 10_000_000_000
-    assert ProcHost(proc="/nowhere", root="/nowhere").routes() == []
     assert ProcHost(proc="/nowhere").resident_bytes() == 0
 
 

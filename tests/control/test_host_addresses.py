@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 from switchbox import simulated
 
 from vswitch.control import hostaddresses
-from vswitch.control.hostaddresses import (
-    NLMSG_DONE,
-    RTM_NEWADDR,
-    HostAddresses,
-    messages,
-    own_address,
-    read_addresses,
-)
+from vswitch.control.hostaddresses import RTM_NEWADDR, HostAddresses, own_address, read_addresses
+from vswitch.control.netlink import NLMSG_DONE, messages
 
 IN_A_NAMESPACE = """
 import asyncio, subprocess, sys

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vswitch.config import ConfigError, PoolSettings, Settings, applied, changes, load, parse
+from vswitch.config import ConfigError, PoolSettings, Settings, _keys, applied, changes, load, parse
 
 
 def test_no_file_and_an_empty_one_mean_every_default(tmp_path):
@@ -37,6 +41,8 @@ def test_every_key_can_be_set():
         bip = "10.1.0.1/24"
         fixed_cidr = "10.1.0.128/25"
         mtu = 9000
+        icc = false
+        dns = false
         ipv6 = true
         fixed_cidr_v6 = "fd00:1::/64"
         ip_masq = true
@@ -191,3 +197,27 @@ def test_every_difference_says_whether_it_applies_at_once():
     now = applied(before, after)
     assert (now.switch.log_level, now.switch.socket_group, now.pools) == ("debug", None, after.pools)
     assert [change.place for change in changes(now, after)] == ["switch.socket_group"]
+
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "vswitch.toml"
+
+
+def test_the_example_file_shows_every_default():
+    assert parse(EXAMPLE.read_bytes()) == Settings()
+
+
+def test_the_example_file_has_every_setting():
+    text = re.sub(r"^# (?=[a-z_0-9]+ = )", "", EXAMPLE.read_text(), flags=re.M)
+    settings = parse(text.replace("ipv6 = false", "ipv6 = true").encode())
+    assert settings.default_network.bip == "172.17.0.1/16" and settings.switch.socket_group == "vswitch"
+    sections = tomllib.loads(text)
+    assert {(section, key) for section in sections for key in sections[section]} == {
+        (section, key) for section, key, _ in _keys()
+    }
+
+
+def test_what_the_default_network_takes_over_live():
+    before = Settings()
+    after = parse(b"[default_network]\nmtu = 1400\nicc = false\ndns = false\nipv6 = true\n")
+    live = {change.place.partition(".")[2]: change.live for change in changes(before, after)}
+    assert live == {"mtu": True, "icc": True, "dns": True, "ipv6": False}

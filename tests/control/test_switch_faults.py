@@ -15,8 +15,18 @@ from vswitch.datapath.plane import PlaneEvent
 from vswitch.model import AttachmentSpec, NetworkSpec, Refused
 
 STEPS = {
-    "namespaces": ("attach", "remove"),
-    "datapath": ("add_network", "add_port", "add_neighbour", "set_own_subnets", "set_way_out", "add_listeners"),
+    "namespaces": ("attach", "attach_at", "configure", "remove"),
+    "datapath": (
+        "add_network",
+        "set_network_mtu",
+        "set_network_isolated",
+        "add_port",
+        "add_neighbour",
+        "set_own_subnets",
+        "set_way_out",
+        "add_listeners",
+        "flows",
+    ),
     "listeners": ("open_listeners",),
     "store": ("write",),
     "watcher": ("watch_pid", "watch_path"),

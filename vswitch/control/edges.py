@@ -116,6 +116,13 @@ class HostAddresses(Protocol):
     def close(self) -> None: ...
 
 
+class HostRoutes(Protocol):
+    """hostroutes.HostRoutes: tells the host's routes whenever they have changed."""
+
+    def follow(self, changed: Callable[[list[Subnet]], None]) -> None: ...
+    def close(self) -> None: ...
+
+
 class AttachHelper(Protocol):
     """ports.enter.AttachHelper: enters namespaces and brings TAPs back."""
 
@@ -226,6 +233,7 @@ class Parts:
     watcher: Watcher
     host: Host
     addresses: HostAddresses
+    routes: HostRoutes
     listeners: Listeners
     clock: Clock
     random: Random

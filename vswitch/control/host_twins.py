@@ -3,6 +3,7 @@
 
     MemoryHost         routes, interfaces and resolvers as set
     MemoryAddresses    its addresses, as they are made to come and go
+    MemoryRoutes       what tells of its routes
     MemoryListeners    its sockets, as port numbers that are taken or free
 """
 
@@ -12,7 +13,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 from vswitch.container.files import ResolvConf
 from vswitch.control.subnets import Subnet
@@ -127,3 +128,22 @@ class MemoryAddresses:
         """The host has these from now on."""
         self.current = [ip_address(address).packed for address in addresses]
         self._changed(self.current)
+
+
+class MemoryRoutes:
+    """hostroutes.HostRoutes: `become` changes those of a MemoryHost."""
+
+    def __init__(self, host: MemoryHost):
+        self._host = host
+        self._changed: Callable[[list[Subnet]], None] = lambda routes: None
+
+    def follow(self, changed: Callable[[list[Subnet]], None]) -> None:
+        self._changed = changed
+
+    def close(self) -> None:
+        self._changed = lambda routes: None
+
+    def become(self, *routes: str) -> None:
+        """The host has these from now on."""
+        self._host.subnets = [ip_network(route) for route in routes]
+        self._changed(self._host.subnets)

@@ -109,34 +109,47 @@ class Publishing:
         for publication in list(port.publications):
             await self._close(port, publication)
 
-    async def follow(self, container: Container, endpoints: Iterable[EndpointRecord]) -> None:
+    async def follow(
+        self, container: Container, endpoints: Iterable[EndpointRecord], *, whatever_fails: bool = False
+    ) -> None:
         """The default route of `endpoints` is at another of them, or at none: what is published goes there with its
-        sockets. Where there is none, it is closed until there is one again. Never Refused.
+        sockets. Where there is none, it is closed until there is one again. Refused, and then the one that could not
+        be moved is where it was; `whatever_fails` closes it instead, and goes on.
         """
         endpoint = default_endpoint(endpoints, self._parts.inventory.networks)
         target = None if endpoint is None else container.ports.get(endpoint.id)
         for port in list(container.ports.values()):
             for publication in list(port.publications) if port is not target else ():
-                await self._move(container, publication, port, target)
+                if target is None:
+                    await self._close(port, publication)
+                    self._give_up(container, publication.record, "no network of it has a way out")
+                elif (problem := await self._move(publication, port, target)) is not None:
+                    if not whatever_fails:
+                        raise problem
+                    await self._close(port, publication)
+                    self._give_up(container, publication.record, str(problem))
         for record in list(container.unpublished) if target is not None else ():
             with contextlib.suppress(Refused):
                 await self._open(target, record)
                 del container.unpublished[record]
 
-    async def _move(self, container: Container, publication: Publication, port: Port, target: Port | None) -> None:
-        for group in publication.groups.values():
+    async def _move(self, publication: Publication, port: Port, target: Port) -> Refused | None:
+        """From one port to another, without its sockets being closed; why it can't be, and then it is where it was."""
+        groups = publication.groups.values()
+        for group in groups:
             await self._stop(group, port)
-        port.publications.remove(publication)
         try:
-            if target is None:
-                raise Refused("no network of it has a way out")
-            for group in publication.groups.values():
+            for group in groups:
                 await self._accept(group, target)
-            target.publications.append(publication)
         except Refused as refusal:
-            for group in publication.groups.values():
-                await self._end(group, port)
-            self._give_up(container, publication.record, str(refusal))
+            for group in groups:
+                await self._stop(group, target)
+            for group in groups:
+                await quietly(self._accept(group, port), f"published ports of {port.container.name}")
+            return refusal
+        port.publications.remove(publication)
+        target.publications.append(publication)
+        return None
 
     # ---- while it runs
 

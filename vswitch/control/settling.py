@@ -54,7 +54,7 @@ class Settling:
                 added.append(await self._add(container, _endpoint(endpoints, action.endpoint), action.plan, undo))
             elif isinstance(action, ConfigureInterface):
                 await self._configure(container, container.ports[action.endpoint], action.plan, undo)
-        undo.push_async_callback(self._publishing.follow, container, before)
+        undo.push_async_callback(self._publishing.follow, container, before, whatever_fails=True)
         await self._publishing.follow(container, endpoints)
         job.go_on()
         for action in actions:

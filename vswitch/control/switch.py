@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from vswitch.clock import Clock, SystemClock
 from vswitch.config import Change, Settings, applied, changes
-from vswitch.control import flows, hostaddresses, views
+from vswitch.control import flows, hostaddresses, hostroutes, overlaps, views
 from vswitch.control.attach import Attaching, Namespace
 from vswitch.control.changing import Changing
 from vswitch.control.containers import container_files, restart_spec
@@ -39,6 +39,7 @@ from vswitch.control.edges import (
     Datapath,
     Host,
     HostAddresses,
+    HostRoutes,
     Keeper,
     Listeners,
     Nobody,
@@ -61,6 +62,7 @@ from vswitch.control.recovery import Recovery
 from vswitch.control.segments import Segments
 from vswitch.control.settling import Settling
 from vswitch.control.store import Store
+from vswitch.control.subnets import Subnet
 from vswitch.control.tables import Tables
 from vswitch.control.wiring import Wiring
 from vswitch.model import (
@@ -108,6 +110,7 @@ class Switch(Tables):
         keeper: Keeper | None = None,
         observer: PortObserver | None = None,
         addresses: HostAddresses | None = None,
+        routes: HostRoutes | None = None,
         listeners: Listeners | None = None,
     ):
         clock = clock or SystemClock()
@@ -125,6 +128,7 @@ class Switch(Tables):
             watcher=watcher,
             host=host or ProcHost(),
             addresses=addresses or hostaddresses.HostAddresses(),
+            routes=routes or hostroutes.HostRoutes(),
             listeners=listeners or _listeners(),
             clock=clock,
             random=random or SystemRandom(),
@@ -143,6 +147,7 @@ class Switch(Tables):
         self._changing = Changing(parts, self._segments, self._leasing, self._settling)
         self._default = DefaultNetwork(parts, self._segments, self._changing)
         self._joining = Joining(parts, self._wiring, self._segments, self._leasing, self._settling)
+        self._known_routes = overlaps.Routes([])
         self._addresses_told = asyncio.Lock()  # so that an older list never follows a newer one
         self._happenings = Happenings(parts, self._ending, self._jobs)
 
@@ -159,6 +164,7 @@ class Switch(Tables):
         parts.datapath.on_punt = self._leasing.on_punt
         parts.datapath.on_event = self._happenings.on_event
         parts.addresses.follow(self._addresses_changed)
+        parts.routes.follow(self._routes_changed)
         await self._tell_addresses()
         recovery = Recovery(
             parts,
@@ -172,11 +178,13 @@ class Switch(Tables):
         )
         await recovery.recover(descriptors or {})
         await self._default.settle(parts.settings.default_network, Job())
+        self._routes_changed(parts.host.routes())
         self._leasing.start()
 
     async def close(self) -> None:
         """End what is under way and let go of everything; containers keep their interfaces."""
         self._parts.addresses.close()
+        self._parts.routes.close()
         await self._jobs.close()
         await self._leasing.stop()
         for port in self.ports():
@@ -206,6 +214,7 @@ class Switch(Tables):
     async def create_network(self, spec: NetworkSpec) -> NetworkView:
         """A new network."""
         network = await self._jobs.run(lambda job: self._segments.create(spec, job))
+        overlaps.review([network], self._known_routes, self.events)
         return views.network_view(network, ())
 
     def networks(self) -> list[NetworkView]:
@@ -223,6 +232,7 @@ class Switch(Tables):
         """Change what can be changed while containers are on it."""
         work = self._changing.update
         await self._jobs.run(lambda job: work(self._parts.inventory.network(reference), update, job))
+        overlaps.review([self._parts.inventory.network(reference)], self._known_routes, self.events)
         return self.network(reference)
 
     async def connect(self, reference: str, container: str, wish: AttachmentSpec) -> ContainerView:
@@ -395,6 +405,10 @@ class Switch(Tables):
             _close(namespace)
             raise
         return await self._jobs.run(closing)
+
+    def _routes_changed(self, routes: list[Subnet]) -> None:
+        self._known_routes = overlaps.Routes(routes)
+        overlaps.review(self._parts.inventory.ready_networks(), self._known_routes, self.events)
 
     def _addresses_changed(self, addresses: list[bytes]) -> None:
         self._jobs.start(lambda job: self._tell_addresses())

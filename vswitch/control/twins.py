@@ -266,7 +266,7 @@ class MemoryDatapath:
 
     async def remove_listeners(self, group: ListenerGroup) -> None:
         await asyncio.sleep(0)
-        del self.listeners[group]
+        self.listeners.pop(group, None)
 
     async def flows(self) -> list[FlowRow]:
         await asyncio.sleep(0)

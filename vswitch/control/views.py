@@ -13,6 +13,7 @@ from vswitch.control.endpoints import default_routes
 from vswitch.control.inventory import Container, Inventory, Member, Port, Publication
 from vswitch.control.names import mac_text
 from vswitch.control.networks import Network
+from vswitch.control.overlaps import warnings
 from vswitch.control.records import EndpointRecord
 from vswitch.dhcp.table import Lease
 from vswitch.drops import explanation
@@ -83,18 +84,8 @@ def network_view(network: Network, members: Iterable[Member]) -> NetworkView:
         dns_servers=list(asked.dns_servers),
         dns_search=list(asked.dns_search),
         dns_options=list(asked.dns_options),
-        warnings=network_warnings(network),
+        warnings=warnings(network),
     )
-
-
-def network_warnings(network: Network) -> list[str]:
-    """What a user should know about it: its subnets that the host has routes into."""
-    return [
-        f"network {network.name}: subnet {subnet} overlaps the host's route to {route}: what is there can't be reached"
-        " from its containers"
-        for subnet, routes in network.overlaps.items()
-        for route in routes
-    ]
 
 
 def _member(container: Container, endpoint: EndpointRecord, network: Network) -> MemberView:
@@ -127,7 +118,7 @@ def container_view(container: Container, inventory: Inventory) -> ContainerView:
         labels=dict(record.spec.labels),
         networks=[_endpoint(endpoint, record.endpoints, inventory) for endpoint in record.endpoints],
         ports=[mapping for port in container.ports.values() for mapping in port_mappings(port)],
-        warnings=[w for e in record.endpoints for w in network_warnings(inventory.networks[e.network])],
+        warnings=[w for e in record.endpoints for w in warnings(inventory.networks[e.network])],
     )
 
 
