@@ -103,6 +103,14 @@ def unheard_questions(scene: Scene) -> dict:
     return {"punt_full": min(1, scene.a.drops["punt_full"])}
 
 
+def filled(scene: Scene) -> None:
+    """Nearly all addresses that the neighbour table has room for."""
+    for number in range(131072 * 3 // 4):
+        while scene.switch.plane.post_neighbour(0, (0xFD << 120 | number << 8).to_bytes(16, "big"), GATEWAY) is None:
+            scene.switch.step()
+    scene.switch.step()
+
+
 def patched(frame: bytes, at: int, value: bytes) -> bytes:
     return frame[:at] + value + frame[at + len(value) :]
 
@@ -135,7 +143,11 @@ SCENES = {
     "not_for_gateway": from_a(lambda a: experimental(GATEWAY, a)),
     "no_route": from_a(lambda a: frames.udp(GATEWAY, a, A4, OUTSIDE4)),
     "no_listener": from_a(lambda a: frames.udp(GATEWAY, a, A4, GATEWAY4)),
-    "dhcp_spoof": from_a(lambda a: frames.udp(BROADCAST, a, A4, "255.255.255.255", sport=67, dport=68)),
+    "rogue_dhcp": from_a(lambda a: frames.udp(BROADCAST, a, A4, "255.255.255.255", sport=67, dport=68)),
+    "rogue_dhcpv6": from_a(lambda a: frames.udp(mac(2), a, A6, B6, sport=547, dport=546)),
+    "rogue_ra": from_a(lambda a: frames.packet(frames.ALL_NODES, a, A6, "ff02::1", 58, b"\x86" + bytes(15), hop_limit=255)),
+    "header_chain": from_a(lambda a: frames.ipv6(mac(2), a, A6, B6, 44, b"\x11\0\0\1\0\0\0\1")),
+    "claims_full": lambda scene: (filled(scene), scene.sent(frames.solicitation(scene.a.mac, "::", "fe80::99")))[1],
     "punt_rate": lambda scene: scene.sent(frames.dhcp(scene.a.mac), times=21),
     "punt_full": unheard_questions,
     "punt_oversized": lambda scene: (

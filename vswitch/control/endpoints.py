@@ -157,6 +157,7 @@ def reserve_endpoint(
         ipv6=None if ipv6 is None else str(ipv6),
         aliases=list(dict.fromkeys(wish.aliases)),
         gw_priority=wish.gw_priority,
+        source_guard=wish.source_guard,
     )
     network.endpoints[endpoint.id] = endpoint
     undo.callback(network.endpoints.pop, endpoint.id, None)

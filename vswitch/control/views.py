@@ -170,6 +170,7 @@ def _endpoint(endpoint: EndpointRecord, endpoints: Sequence[EndpointRecord], inv
         aliases=list(endpoint.aliases),
         gw_priority=endpoint.gw_priority,
         default_route=default_routes(endpoint, endpoints, inventory.networks),
+        source_guard=endpoint.source_guard,
     )
 
 
@@ -214,7 +215,7 @@ def neighbour_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -
             mac=mac_text(row.mac),
             container=port and port.container.name,
             interface=port and port.endpoint.interface,
-            kind="gateway" if row.port is None else "endpoint",
+            kind="gateway" if row.port is None else "endpoint" if port and row.address in port.bindings else "claimed",
         )
         views.append(((network.name, address.version, address), view))
     return [view for _, view in sorted(views, key=lambda pair: pair[0])]
