@@ -53,7 +53,7 @@ async def test_the_dataplane_gets_the_port_with_its_static_mac_and_the_binding_o
 
 @simulated
 async def test_neighbours_are_told_of_a_new_address_but_not_its_own_port(tmp_path):
-    async with Box(tmp_path, "[default_network]\nipv6 = true\n") as box:
+    async with Box(tmp_path, "[default_network]\nipv6 = true\noptions = {ipv6_ra_mode = \"off\"}\n") as box:
         await box.attach("web")
         (index,) = box.datapath.ports
         arp, advertisement = box.datapath.injected

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""As whom a guarded port may send IP packets: its endpoint's addresses, those it makes itself by neighbour discovery, and none at all where a
-host has none yet."""
+"""As whom a guarded port may send IP packets: its endpoint's addresses, those it makes itself by neighbour
+discovery, and none at all where a host has none yet."""
 
 from __future__ import annotations
 
@@ -82,16 +82,25 @@ def probe(host, target: str) -> bytes:
 # ---- sources
 
 
-@pytest.mark.parametrize("src", [B4, NOBODYS4, "172.17.0.1", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255"])
+@pytest.mark.parametrize(
+    "src", [B4, NOBODYS4, "172.17.0.1", "127.0.0.1", "169.254.1.1", "224.0.0.1", "255.255.255.255"]
+)
 def test_an_ipv4_packet_from_anybody_else_dies(yard, src):
     me, to = yard.a.mac, yard.b.mac
-    for frame in (udp(to, me, src, B4), tcp(to, me, src, B4), echo(to, me, src, B4), ipv4(to, me, src, B4, 47, b"gre.")):
+    for frame in (
+        udp(to, me, src, B4),
+        tcp(to, me, src, B4),
+        echo(to, me, src, B4),
+        ipv4(to, me, src, B4, 47, b"gre."),
+    ):
         yard.dies(frame, "ip_spoof")
     yard.dies(udp(BROADCAST, me, src, "255.255.255.255"), "ip_spoof")
     yard.dies(tagged(udp(to, me, src, B4), (C_TAG, 0)), "ip_spoof")
 
 
-@pytest.mark.parametrize("src", [B6, NOBODYS6, "fd00::1", LOCAL_B, LOCAL_NEW, AUTO6, "::1", "::", "ff02::1", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "src", [B6, NOBODYS6, "fd00::1", LOCAL_B, LOCAL_NEW, AUTO6, "::1", "::", "ff02::1", "2001:db8::1"]
+)
 def test_an_ipv6_packet_from_anybody_else_dies(yard, src):
     me, to = yard.a.mac, yard.b.mac
     for frame in (udp(to, me, src, B6), tcp(to, me, src, B6), echo(to, me, src, B6)):
@@ -166,7 +175,9 @@ def test_without_an_address_nothing_else_may_be_sent(yard):
     me = yard.a.mac
     yard.dies(udp(BROADCAST, me, "0.0.0.0", "255.255.255.255", sport=68, dport=4000), "ip_spoof")
     yard.dies(tcp(yard.b.mac, me, "0.0.0.0", B4, dport=67), "ip_spoof")
-    yard.dies(ipv4(BROADCAST, me, "0.0.0.0", "255.255.255.255", UDP, bytes(4) + b"\0\x43" + bytes(34), offset=8), "ip_spoof")
+    yard.dies(
+        ipv4(BROADCAST, me, "0.0.0.0", "255.255.255.255", UDP, bytes(4) + b"\0\x43" + bytes(34), offset=8), "ip_spoof"
+    )
     yard.dies(echo(ALL_NODES, me, "::", "ff02::1"), "ip_spoof")
 
 
@@ -191,7 +202,13 @@ def test_a_first_fragment_without_all_headers_dies(yard):
         head = bytes([next_header, 0]) + struct.pack(">HI", offset | 1, 7)
         return ipv6(yard.b.mac, yard.a.mac, A6, B6, FRAGMENT, head + inner)
 
-    for inner, header in ((b"", 17), (bytes(4), 17), (b"\x11\0\1\4\0\0\0\0", 60), (b"\x11\2" + bytes(6), 60), (bytes(7), 58)):
+    for inner, header in (
+        (b"", 17),
+        (bytes(4), 17),
+        (b"\x11\0\1\4\0\0\0\0", 60),
+        (b"\x11\2" + bytes(6), 60),
+        (bytes(7), 58),
+    ):
         yard.dies(fragment(inner, header), "header_chain")
         yard.passes(fragment(inner, header, offset=8))
     yard.passes(fragment(bytes(8)))
@@ -301,7 +318,11 @@ def test_router_solicitations_and_dhcpv6_cross_to_control_and_end_there(yard):
     assert yard.switch.delivered(yard.a, rs) == {} == yard.switch.delivered(yard.a, solicit)
     to_gateway = ethernet(GATEWAY, yard.a.mac, 0x86DD, solicit[14:])
     assert yard.switch.delivered(yard.a, to_gateway) == {}
-    assert [(punt.kind, punt.port) for punt in yard.switch.punts()] == [(2, yard.a.index), (3, yard.a.index), (3, yard.a.index)]
+    assert [(punt.kind, punt.port) for punt in yard.switch.punts()] == [
+        (2, yard.a.index),
+        (3, yard.a.index),
+        (3, yard.a.index),
+    ]
     for _ in range(30):
         yard.a.send(solicit)
     yard.switch.step()

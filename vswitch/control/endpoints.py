@@ -113,6 +113,7 @@ def _interface_plan(endpoint: EndpointRecord, network: Network, routed: Sequence
         gateway6=gateways[6] if 6 in routed else None,
         dropped_gateways=[gateway for version, gateway in gateways.items() if gateway and version not in routed],
         routes=_neighbouring(endpoint, network),
+        accept_ra=bool(network.shape.advertising.prefixes),
         persist=True,
     )
 

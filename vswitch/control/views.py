@@ -15,6 +15,7 @@ from vswitch.control.names import mac_text
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
 from vswitch.dhcp.table import Lease
+from vswitch.dhcp6.engine import Lease as Lease6
 from vswitch.drops import explanation
 from vswitch.model import (
     ContainerView,
@@ -222,7 +223,7 @@ def neighbour_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -
 
 
 def lease_views(
-    leases: Iterable[tuple[Network, Lease]], inventory: Inventory, wanted: Wanted
+    leases: Iterable[tuple[Network, Lease | Lease6]], inventory: Inventory, wanted: Wanted
 ) -> list[LeaseView]:
     """DHCP leases; memories of ended ones included, offers too."""
     holders = {
@@ -230,7 +231,7 @@ def lease_views(
     }
     views = []
     for network, lease in leases:
-        container = holders.get(lease.port)
+        container = holders.get(lease.port.partition("/")[0])
         if not wanted.on(network) or wanted.container not in (None, container):
             continue
         view = LeaseView(
@@ -243,7 +244,7 @@ def lease_views(
             state=lease.state.value,
             expires=None if lease.expires_at == math.inf else rfc3339(lease.expires_at),
         )
-        views.append(((network.name, lease.address), view))
+        views.append(((network.name, lease.address.version, lease.address), view))
     return [view for _, view in sorted(views, key=lambda pair: pair[0])]
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endpoint's descriptor becomes a port of the dataplane, and stops being one.
 
-    connect:     bindings of its addresses → port (static MAC, guard on unless it was asked off) → kept by the service manager
+    connect:     bindings of its addresses → port (static MAC, guard on unless it was asked off) → kept by the
+    service manager
     disconnect:  published ports, then the same backwards; only then is the descriptor closed
 
 A descriptor belongs to this room from `connect` on. `let_go` also ends the interface's persistence, so it
