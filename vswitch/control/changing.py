@@ -133,7 +133,7 @@ class Changing:
                 await self._segments.set_way_out(network)
                 if way_out is None:
                     await self._end_flows(network)
-            case SetAdvertising(advertising=advertising):
+            case SetAdvertising():
                 await self._segments.tell_advertising(network)
             case SettleContainers():
                 await self._settle_containers(network, job)

@@ -36,7 +36,7 @@ class Resolving(Struct, frozen=True):
 
 
 class Advertising(Struct, frozen=True):
-    """Whether a router advertises itself, and the /64 prefixes (8 bytes) in which containers make themselves addresses."""
+    """Whether a router advertises itself, and the /64 prefixes (8 bytes) in which containers make addresses."""
 
     on: bool = False
     prefixes: tuple[bytes, ...] = ()
@@ -106,7 +106,15 @@ class SettleContainers(Struct, frozen=True):
 
 
 NetworkAction = (
-    SetMtu | SetIsolated | AddSubnet | DropSubnet | ChangePool | SetWayOut | SetResolving | SetAdvertising | SettleContainers
+    SetMtu
+    | SetIsolated
+    | AddSubnet
+    | DropSubnet
+    | ChangePool
+    | SetWayOut
+    | SetResolving
+    | SetAdvertising
+    | SettleContainers
 )
 
 

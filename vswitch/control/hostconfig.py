@@ -7,7 +7,7 @@ checked.
                         slaac, off
     dhcp                true, false                            whether DHCPv4 is served          true
     dhcp_lease_time     3600, 45m, 12h, 7d, infinite           DHCPv4 51 58 59, DHCPv6           1h
-    dhcp_dns_server     addresses                              DHCPv4 6, DHCPv6 23, RDNSS        --dns, the host's resolvers
+    dhcp_dns_server     addresses                              DHCPv4 6, DHCPv6 23, RDNSS        --dns, the host's
     dhcp_ntp_server     addresses                              DHCPv4 42, DHCPv6 56              none
     dhcp_domain_name    a domain                               DHCPv4 15                         none
     dhcp_domain_search  domains                                DHCPv4 119, DHCPv6 24, DNSSL      --dns-search
@@ -125,7 +125,7 @@ def usable_resolvers(version: int, network: Told, nameservers: Sequence[str]) ->
 
 
 def usable_search(network: Told) -> tuple[str, ...]:
-    """The search list that hosts are told of: by option, else the network's own (--dns-search) as far as it can be said."""
+    """The search list that hosts are told of: by option, else the network's own (--dns-search) as far as it can be."""
     if network.hosts.search:
         return network.hosts.search
     said: list[str] = []
