@@ -18,10 +18,11 @@ pytestmark = pytest.mark.root
 
 def global6(container: Namespace, *, temporary: bool | None = None) -> list[str]:
     """The container's global IPv6 addresses that are ready for use."""
-    (link,) = json.loads(container.run("ip", "-j", "-6", "addr", "show", "eth0", "scope", "global").stdout)[:1]
+    links = json.loads(container.run("ip", "-j", "-6", "addr", "show", "eth0", "scope", "global").stdout)
     return [
         entry["local"]
-        for entry in link["addr_info"]
+        for link in links
+        for entry in link.get("addr_info", ())
         if entry and not entry.get("tentative") and temporary in (None, bool(entry.get("temporary")))
     ]
 
