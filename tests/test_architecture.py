@@ -12,21 +12,24 @@ PACKAGE = TOP / "vswitch"
 
 # What each room may import of the others. A room not named here may be imported by nobody.
 BASE = {"drops", "clock", "config", "wire", "model"}
-ENGINES = {"dhcp", "dns", "nat", "arp", "bridge", "gateway"}
+ENGINES = {"dhcp", "dhcp6", "ra", "dns", "nat", "arp", "bridge", "gateway", "guard"}
 ALLOWED = {
     **{room: set() for room in BASE | {"dns"}},
     "config": {"model"},
     "nat": {"model", "wire", "arp", "datapath", "_fastpath"},
     "dhcp": {"wire"},
+    "dhcp6": {"wire"},
+    "ra": {"wire"},
+    "guard": {"wire", "arp", "datapath", "_fastpath"},
     "arp": {"wire"},
     "bridge": {"wire"},
     "gateway": {"wire", "arp", "datapath"},
-    "datapath": BASE | {"arp", "bridge", "gateway", "nat", "observe", "_fastpath"},
-    "_fastpath": {"wire", "arp", "bridge", "gateway", "nat", "datapath", "observe"},
+    "datapath": BASE | {"arp", "bridge", "gateway", "guard", "nat", "observe", "_fastpath"},
+    "_fastpath": {"wire", "arp", "bridge", "gateway", "guard", "nat", "datapath", "observe"},
     "observe": BASE | {"datapath", "_fastpath"},
     "container": BASE,
     "ports": BASE | {"container"},
-    "control": BASE | {"dhcp", "nat", "datapath", "ports", "container", "observe"},
+    "control": BASE | {"dhcp", "dhcp6", "ra", "nat", "datapath", "ports", "container", "observe"},
     "daemon": BASE | {"control", "datapath", "nat", "ports", "container", "observe"},
     "cli": BASE | {"control.api.client", "control.api.places", "container", "ports.handover"},
 }

@@ -24,6 +24,10 @@ cdef enum:
     PUNT_BYTES = 2048       # the longest frame worth the control plane's attention
     PUNT_BURST = 20         # questions that a port may ask at once,
     PUNT_PER_S = 10         # and per second after that
+    CLAIMS_PER_PORT = 16    # IPv6 addresses that a container may make itself: a stable and seven temporary ones, in two prefixes (RFC 8981)
+    AUTOCONF_PREFIXES = 8   # of a network
+    HOLDS_IPV4 = 1          # Port.holds
+    HOLDS_IPV6 = 2
 
 cdef enum PortKind:
     PORT_TAP = 1            # a character device: read and write, whole frames
@@ -58,6 +62,11 @@ cdef struct Port:
     uint8_t guard           # may only speak as `mac`
     uint8_t has_mac         # `mac` is assigned
     uint8_t mac[6]
+    uint8_t holds           # bit mask: of which IP versions it is held to the addresses that are bound to it
+    uint8_t own4[4]         # its first IPv4 address, 0 for none
+    uint8_t own6[16]        # its first IPv6 address, :: for none
+    uint8_t claim_count
+    uint32_t claims[16]     # entries of the neighbour table: IPv6 addresses that it has made itself
     uint8_t shared          # somebody else may hold its open file and clear O_NONBLOCK
     uint8_t nowait          # it is shared, and RWF_NOWAIT works on it
     uint8_t captured_by     # bit mask of sessions
@@ -72,6 +81,9 @@ cdef struct Network:
     uint16_t index
     uint8_t dhcp            # DHCP questions go to control
     uint8_t isolated        # its ports speak with the gateway only (icc=false)
+    uint8_t router          # router solicitations and DHCPv6 questions go to control
+    uint8_t autoconf_count
+    uint8_t autoconf[8][8]  # prefixes (/64) in which containers make themselves addresses
     uint8_t gateway_mac[6]
     uint8_t gateway4[4]     # its first IPv4 address
     uint8_t gateway6[16]    # its first global IPv6 address, zero for none
@@ -101,6 +113,8 @@ cdef enum Op:               # what control asks of the dataplane
     OP_NETWORK_REMOVE       # index
     OP_NETWORK_MTU          # index, value
     OP_NETWORK_ISOLATED     # index, value: whether its ports are kept apart
+    OP_NETWORK_ROUTER       # index, value: whether router solicitations and DHCPv6 go to control; forgets the prefixes
+    OP_NETWORK_PREFIX       # index, address: a further prefix for autoconfiguration
     OP_PORT_ADD             # pointer: a Port to take over
     OP_PORT_REMOVE          # index
     OP_NEIGHBOUR_SET        # network, address, mac, index (port)
@@ -129,10 +143,12 @@ cdef packed struct PuntHeader:      # on the punt ring, the frame behind it
     uint64_t time_ns
     uint16_t port
     uint16_t network
-    uint32_t kind                   # PUNT_DHCP
+    uint32_t kind                   # PUNT_…
 
 cdef enum:
     PUNT_DHCP = 1
+    PUNT_ROUTER = 2         # a router solicitation
+    PUNT_DHCPV6 = 3
     TO_PORT = 0             # an injected frame goes to one port,
     TO_NETWORK = 1          # or to all of a network but one
 

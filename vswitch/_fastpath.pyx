@@ -11,7 +11,7 @@ and the life of one frame, in the order of the functions below:
     read_frame      one read: virtio header and Ethernet frame, a 64 KiB TCP super-frame included
     check           length, VLAN tags, offload header against the frame, MTU
     admit           source address: not a group, not the gateway's, the endpoint's own (guard), or learnt
-    consume         what the gateway answers or control must see: ARP, ND, DHCP, packets for the gateway's MAC
+    consume         what a guarded port must not say; what the gateway answers or control must see: ARP, ND, DHCP, packets for its MAC
     forward         destination: one port, or a flood to the network's members
     transmit        one write per receiver; checksum finished or frame segmented for a receiver that needs it
 
@@ -42,6 +42,7 @@ from vswitch.datapath._ring cimport (
 )
 from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, clock_ns, epoll_event, note_turn, wait_for_events, waiting_in_thread
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
+from vswitch.guard._guard cimport guard_nd, guard_packet, hides_nd
 from vswitch.nat._nat cimport POLL_WAKE
 from vswitch.nat._translate cimport (
     nat_burst_done, nat_close, nat_open, nat_patience_ns, nat_ready, nat_turn, translate,
@@ -50,6 +51,7 @@ from vswitch.observe._record cimport capture
 from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT
 from vswitch.wire._bytes cimport read16
 from vswitch.wire._checksum cimport finish_checksum
+from vswitch.wire._headers cimport transport
 from vswitch.wire._segment cimport Segmenter, segment_next, segment_open
 from vswitch.wire._vnet cimport GSO_ECN, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM, VnetHeader
 
@@ -110,8 +112,6 @@ cdef enum:
     TCP = 6
     UDP = 17
     ICMPV6 = 58
-    FRAGMENT = 44
-    AUTHENTICATION = 51
     MIN_TCP_SEGMENT = 8     # smallest TCP gso_size the kernel makes (TCP_MIN_GSO_SIZE)
     MAX_TCP_SEGMENTS = 2048 # of one super-frame, 2 ms of work to cut: reached only with segments of less than 32 bytes
     MAX_UDP_SEGMENTS = 128  # UDP_MAX_SEGMENTS
@@ -436,7 +436,7 @@ cdef uint32_t check_offload(Frame *frame) noexcept nogil:
     cdef Segmenter cut
     cdef uint32_t payload, segments, most
     cdef uint8_t protocol = 0
-    cdef uint32_t l4 = transport(frame, &protocol)
+    cdef uint32_t l4 = transport(frame.data, frame.length, frame.l3, frame.ethertype, &protocol)
     if not vnet.flags & VNET_NEEDS_CSUM or l4 == 0 or vnet.hdr_len > frame.length or not checksum_in_place(frame, l4, protocol):
         return 0
     if vnet.gso_type == 0:
@@ -468,39 +468,6 @@ cdef bint checksum_in_place(const Frame *frame, uint32_t l4, uint8_t protocol) n
     return vnet.csum_offset == 2 if protocol == ICMPV6 else vnet.csum_offset >= 4
 
 
-cdef uint32_t transport(const Frame *frame, uint8_t *protocol) noexcept nogil:
-    """Where the transport header of an IP packet stands, and its protocol; 0 for anything else and for headers that are cut off."""
-    cdef const uint8_t *ip = frame.data + frame.l3
-    cdef uint32_t l4
-    if frame.length < frame.l3 + 20:
-        return 0
-    if frame.ethertype == IPV4 and ip[0] >> 4 == 4 and ip[0] & 15 >= 5:
-        protocol[0] = ip[9]
-        return frame.l3 + (ip[0] & 15) * 4
-    if frame.ethertype != IPV6 or ip[0] >> 4 != 6:
-        return 0
-    protocol[0] = ip[6]
-    l4 = frame.l3 + 40
-    while is_extension(protocol[0]):
-        if l4 + 8 > frame.length:
-            return 0
-        if protocol[0] == FRAGMENT and read16(frame.data + l4 + 2) & 0xFFF8:
-            return l4
-        protocol[0], l4 = frame.data[l4], l4 + extension_bytes(protocol[0], frame.data[l4 + 1])
-    return l4
-
-
-cdef inline bint is_extension(uint8_t header) noexcept nogil:
-    """Whether an IPv6 next header is one that a host skips on its way to the transport header (RFC 8200 section 4)."""
-    return header == 0 or header == 43 or header == FRAGMENT or header == AUTHENTICATION or header == 60 or header == 135
-
-
-cdef inline uint32_t extension_bytes(uint8_t header, uint8_t length) noexcept nogil:
-    if header == FRAGMENT:
-        return 8
-    return (length + 2) * 4 if header == AUTHENTICATION else (length + 1) * 8
-
-
 # ---- admit
 
 
@@ -530,6 +497,7 @@ cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexce
     cdef VnetHeader bare
     cdef bint to_gateway = memcmp(frame.data, network.gateway_mac, 6) == 0
     cdef bint ends = False
+    cdef Drop reason
     if frame.tags:
         if not untag(sw, frame, &plain, &bare):
             if to_gateway:
@@ -540,14 +508,18 @@ cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexce
     if frame.ethertype == ARP:
         ask(sw, network, port, frame, &query)
         ends = answer_arp(&query)
-    elif frame.ethertype == IPV6 and frame.length >= 54 and frame.data[20] == ICMPV6:
-        ask(sw, network, port, frame, &query)
-        ends = answer_nd(&query)
-    elif frame.ethertype == IPV6 and hides_nd(frame):
-        drop(sw, port, frame, Drop.ND_MALFORMED)
-        return True
-    elif frame.ethertype == IPV4 and frame.length >= 42 and frame.data[23] == 17 and is_dhcp(sw, network, port, frame, to_gateway):
-        return True
+    elif frame.ethertype == IPV4 or frame.ethertype == IPV6:
+        reason = guard_packet(sw, network, port, frame) if port.guard else Drop.FORWARDED
+        if frame.ethertype == IPV6 and hides_nd(frame):
+            reason = Drop.ND_MALFORMED
+        if reason != Drop.FORWARDED:
+            drop(sw, port, frame, reason)
+            return True
+        if frame.ethertype == IPV4 and frame.length >= 42 and frame.data[23] == UDP and is_dhcp(sw, network, port, frame, to_gateway):
+            return True
+        if frame.ethertype == IPV6 and frame.length >= 62 and (
+                discover(sw, network, port, frame) if frame.data[20] == ICMPV6 else is_dhcpv6(sw, network, port, frame, to_gateway)):
+            return True
     if to_gateway and not ends and (frame.ethertype == IPV4 or frame.ethertype == IPV6) and leaves(sw, network, port, frame):
         return True
     if to_gateway and not ends:
@@ -561,6 +533,27 @@ cdef bint consume(Switch *sw, Network *network, Port *port, Frame *frame) noexce
         ends = True
     if ends:
         conclude(sw, port, frame, &query)
+    return ends
+
+
+cdef bint discover(Switch *sw, Network *network, Port *port, Frame *frame) noexcept nogil:
+    """Neighbour discovery: True when the frame ends here, False when it goes on."""
+    cdef Query query
+    cdef uint8_t kind = frame.data[54]
+    cdef bint ends
+    if kind < 133 or kind > 137:
+        return False
+    ask(sw, network, port, frame, &query)
+    ends = answer_nd(&query)
+    if query.drop == Drop.FORWARDED:
+        query.drop = <uint8_t>guard_nd(sw, network, port, query.frame)
+        if query.drop:
+            query.reply_bytes, ends = 0, True
+    if ends:
+        conclude(sw, port, frame, &query)
+    elif kind == 133 and network.router:
+        punt(sw, port, frame, PUNT_ROUTER)
+        return True
     return ends
 
 
@@ -603,17 +596,6 @@ cdef inline bint is_tag(const uint8_t *p) noexcept nogil:
     return read16(p) == 0x8100 or read16(p) == 0x88A8
 
 
-cdef bint hides_nd(const Frame *frame) noexcept nogil:
-    """Whether neighbour discovery stands behind extension headers: no host puts it there, hosts would take it, no guard looks (RFC 7113
-    section 2). Of fragments only the first is looked at, since Linux takes no neighbour discovery from them (RFC 6980)."""
-    cdef uint8_t protocol = 0
-    cdef uint32_t l4
-    if frame.length < 62 or not is_extension(frame.data[20]):
-        return False
-    l4 = transport(frame, &protocol)
-    return l4 and protocol == ICMPV6 and l4 < frame.length and 133 <= frame.data[l4] <= 137
-
-
 cdef void ask(Switch *sw, Network *network, Port *port, Frame *frame, Query *query) noexcept nogil:
     """Puts a frame into the form in which the gateway takes questions."""
     if frame.finished == NULL and frame.vnet.flags & VNET_NEEDS_CSUM:
@@ -626,6 +608,7 @@ cdef void ask(Switch *sw, Network *network, Port *port, Frame *frame, Query *que
     query.network = port.network
     query.port = port.index
     query.guard, query.isolated = port.guard, network.isolated
+    query.held4 = port.guard and port.holds & HOLDS_IPV4
     query.reply = sw.reply + VNET_BYTES
     query.reply_bytes = 0
     query.drop = Drop.FORWARDED
@@ -650,7 +633,7 @@ cdef bint is_dhcp(Switch *sw, Network *network, Port *port, Frame *frame, bint t
     if read16(ip + 6) & 0x1FFF or frame.length < ETHERNET + header + 8 or header < 20:
         return False
     if port.guard and read16(ip + header + 2) == 68:
-        drop(sw, port, frame, Drop.DHCP_SPOOF)
+        drop(sw, port, frame, Drop.ROGUE_DHCP)
         return True
     if not network.dhcp or read16(ip + header + 2) != 67 or not (to_gateway or frame.data[0] & 1):
         return False
@@ -658,10 +641,18 @@ cdef bint is_dhcp(Switch *sw, Network *network, Port *port, Frame *frame, bint t
     return True
 
 
+cdef bint is_dhcpv6(Switch *sw, Network *network, Port *port, Frame *frame, bint to_gateway) noexcept nogil:
+    """The same for IPv6: to a group, or to the gateway, as a client may once it was told so (RFC 8415 section 18.4)."""
+    if not network.router or frame.data[20] != UDP or read16(frame.data + 56) != 547 or not (to_gateway or frame.data[0] & 1):
+        return False
+    punt(sw, port, frame, PUNT_DHCPV6)
+    return True
+
+
 cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nogil:
     """Hands a frame to control, within the port's allowance."""
     cdef PuntHeader *header
-    if frame.length > PUNT_BYTES or frame.vnet.gso_type or frame.data[ETHERNET + 6] & 0x20:
+    if frame.length > PUNT_BYTES or frame.vnet.gso_type or (kind == PUNT_DHCP and frame.data[ETHERNET + 6] & 0x20):
         drop(sw, port, frame, Drop.PUNT_OVERSIZED)
         return
     if not may_punt(sw, port):
@@ -892,5 +883,5 @@ def limits() -> dict:
     return {
         "ports": MAX_PORTS, "networks": MAX_NETWORKS, "captures": MAX_SESSIONS, "burst_frames": BURST_FRAMES,
         "turn_cost_bytes": TURN_COST, "copy_cost_bytes": COPY_COST, "frame_bytes": FRAME_BYTES, "punt_bytes": PUNT_BYTES,
-        "punt_burst": PUNT_BURST, "punt_per_s": PUNT_PER_S, "snapshot_rows": SNAPSHOT_ROWS,
+        "punt_burst": PUNT_BURST, "punt_per_s": PUNT_PER_S, "snapshot_rows": SNAPSHOT_ROWS, "claims_per_port": CLAIMS_PER_PORT,
     }

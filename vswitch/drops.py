@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why frames die: every drop has one of these names, in counters, captures and `vswitch drops`.
 
-The dataplane's own reasons stand in datapath/_drops.pxd in the same order; DHCP's in dhcp/drop.py. A name is part of
-the interface: scripts and dashboards use it, so it is never renamed or reused.
+The dataplane's own reasons stand in datapath/_drops.pxd in the same order; the control plane's in the drop.py of
+dhcp/, dhcp6/ and ra/. A name is part of the interface: scripts and dashboards use it, so it is never renamed or
+reused.
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ EXPLANATIONS: dict[str, str] = {
     "not_for_gateway": "sent to the gateway, which has no use for its EtherType or message",
     "no_route": "sent through the gateway, which has no way to its destination",
     "no_listener": "sent to the gateway itself, where nothing listens on its port",
-    "dhcp_spoof": "a DHCP server's message from an endpoint",
+    "rogue_dhcp": "a DHCP server's message from an endpoint",
+    "rogue_dhcpv6": "a DHCPv6 server's message from an endpoint",
+    "rogue_ra": "a router advertisement from an endpoint",
+    "header_chain": "a first fragment without all of its packet's headers, which nobody can judge (RFC 7112)",
+    "claims_full": "an address that the endpoint has made itself, and there is no room to note any more of those",
     "punt_rate": "more questions to the control plane than this port may ask",
     "punt_full": "the control plane did not keep up",
     "punt_oversized": "a question to the control plane that is too long or fragmented",
@@ -85,6 +90,29 @@ DHCP_EXPLANATIONS: dict[str, str] = {
 }
 
 
+DHCPV6_EXPLANATIONS: dict[str, str] = {
+    "dhcpv6_not_dhcp": "not an IPv6 datagram to a DHCPv6 server's port",
+    "dhcpv6_checksum": "a wrong UDP checksum, or none",
+    "dhcpv6_malformed": "truncated, or with a length that contradicts another",
+    "dhcpv6_oversized": "larger, or with more identity associations, than any client's message needs to be",
+    "dhcpv6_options": "an option that must be there is missing, or one that must not be is there (RFC 8415 section 16)",
+    "dhcpv6_type": "a message type that no client sends to a server",
+    "dhcpv6_relayed": "through a relay agent, of which there is none on the link",
+    "dhcpv6_unicast": "sent to the server's own address, where only the group will do",
+    "dhcpv6_other_server": "meant for another DHCPv6 server",
+    "dhcpv6_no_question": "asks whether its addresses are right, and names none",
+    "dhcpv6_no_subnet": "from a network that has no IPv6 subnet to serve",
+}
+
+ROUTER_EXPLANATIONS: dict[str, str] = {
+    "rs_not_solicitation": "not a router solicitation",
+    "rs_malformed": "not a valid router solicitation (RFC 4861 section 6.1.1)",
+    "rs_checksum": "a router solicitation with a wrong checksum",
+}
+
+CONTROL_EXPLANATIONS = DHCP_EXPLANATIONS | DHCPV6_EXPLANATIONS | ROUTER_EXPLANATIONS
+
+
 def explanation(reason: str) -> str:
     """What a reason's name means, in one line."""
-    return EXPLANATIONS.get(reason) or DHCP_EXPLANATIONS.get(reason, "a reason that has no explanation yet")
+    return EXPLANATIONS.get(reason) or CONTROL_EXPLANATIONS.get(reason, "a reason that has no explanation yet")

@@ -75,7 +75,9 @@ class NetworkUpdate(Spec):
 
 
 class AttachmentSpec(Spec):
-    """One network that a container joins. The one with the highest `gw_priority` gets the default route."""
+    """One network that a container joins. The one with the highest `gw_priority` gets the default route. Without
+    `source_guard` it may send from others' MACs and addresses too.
+    """
 
     network: str = "default"
     ip: str | None = None
@@ -83,6 +85,7 @@ class AttachmentSpec(Spec):
     mac_address: str | None = None
     aliases: list[str] = []
     gw_priority: int = 0
+    source_guard: bool = True
 
 
 class PublishSpec(Struct, kw_only=True, frozen=True):
@@ -210,6 +213,7 @@ class EndpointView(Struct):
     aliases: list[str]
     gw_priority: int = 0
     default_route: list[int] = []
+    source_guard: bool = True
 
 
 class PortMapping(Struct):
@@ -265,7 +269,7 @@ class NeighbourView(Struct):
     mac: str
     container: str | None
     interface: str | None
-    kind: Literal["endpoint", "gateway"]
+    kind: Literal["endpoint", "claimed", "gateway"]
 
 
 class LeaseView(Struct):

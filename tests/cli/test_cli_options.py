@@ -48,8 +48,9 @@ def test_several_networks_say_each_what_is_theirs():
     (["a", "b"], None, ["x"], "--alias with several networks"),
     (["a,ip=10.0.0.3"], "10.0.0.2", [], "--ip is given twice for network a"),
     (["a,ip=1,ip=2"], None, [], "ip is given twice"),
-    (["a,colour=red"], None, [], "'colour' is none of name, ip, ip6, mac-address, gw-priority, alias"),
+    (["a,colour=red"], None, [], "'colour' is none of name, ip, ip6, mac-address, gw-priority, source-guard, alias"),
     (["a,"], None, [], "'' should be KEY=VALUE"),
+    (["a,source-guard=perhaps"], None, [], "source-guard is true or false, not 'perhaps'"),
     (["ip=10.0.0.2"], None, [], "names no network"),
     ([""], None, [], "'name=' should be KEY=VALUE"),
 ])  # fmt: skip
@@ -98,3 +99,10 @@ def test_spans_are_said_in_their_largest_unit(seconds, text):
 def test_a_time_that_has_passed_is_over():
     assert until("2020-01-02T03:04:05Z") == "over"
     assert until(None) is None
+
+
+def test_the_source_guard_is_switched_off_for_all_networks_or_for_one():
+    off = attachments(["a", "b,source-guard=true"], None, None, None, [], False)
+    assert [joined.get("source_guard") for joined in off] == [False, True]
+    one = attachments(["a,source-guard=false", "b"], None, None, None, [])
+    assert [joined.get("source_guard") for joined in one] == [False, None]

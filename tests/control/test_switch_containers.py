@@ -53,7 +53,7 @@ async def test_the_dataplane_gets_the_port_with_its_static_mac_and_the_binding_o
 
 @simulated
 async def test_neighbours_are_told_of_a_new_address_but_not_its_own_port(tmp_path):
-    async with Box(tmp_path, "[default_network]\nipv6 = true\n") as box:
+    async with Box(tmp_path, "[default_network]\nipv6 = true\noptions = {ipv6_ra_mode = \"off\"}\n") as box:
         await box.attach("web")
         (index,) = box.datapath.ports
         arp, advertisement = box.datapath.injected
@@ -670,3 +670,16 @@ async def test_the_log_of_a_container_that_never_wrote_one_is_empty_and_ends(tmp
     async with Box(tmp_path) as box:
         pieces = [piece async for piece in read_logs(str(tmp_path / "none.log"), box.clock, lambda: False)]
         assert pieces == []
+
+
+@simulated
+async def test_the_source_guard_is_on_unless_it_was_asked_off_and_stays_so_over_a_restart(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("web")
+        view = (await box.attach("vm", AttachmentSpec(source_guard=False))).container
+        assert [endpoint.source_guard for endpoint in view.networks] == [False]
+        for _ in range(2):
+            shown = {view.name: view.networks[0].source_guard for view in box.switch.containers()}
+            assert shown == {"web": True, "vm": False}
+            assert sorted(port.guard for port in box.datapath.ports.values()) == [False, True]
+            await box.restart()

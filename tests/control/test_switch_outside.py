@@ -68,7 +68,7 @@ async def test_options_reach_the_dataplane_and_survive_a_restart(tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"stp": "false"}, "'stp' is unknown; there are host_binding_ipv4, host_interface,"),
+        ({"stp": "false"}, "'stp' is unknown; there are dhcp, dhcp_dns_server,"),
         ({"ip_masq": "false"}, "ip_masq=false cannot be had"),
         ({"ip_masq": "no"}, "ip_masq must be true or false, not 'no'"),
         ({"host_ipv4": "::1"}, "must be an IPv4 address"),

@@ -16,6 +16,8 @@ from vswitch.datapath._drops import NAMES, Drop
 
 from vswitch import drops
 from vswitch.dhcp.drop import Drop as DhcpDrop
+from vswitch.dhcp6.drop import Drop as Dhcp6Drop
+from vswitch.ra.drop import Drop as RouterDrop
 
 A4, B4, GATEWAY4, OUTSIDE4 = "172.17.0.2", "172.17.0.3", "172.17.0.1", "192.0.2.1"
 A6, B6, GATEWAY6 = "fd00::2", "fd00::3", "fd00::1"
@@ -27,8 +29,8 @@ def test_the_names_in_python_are_those_of_the_dataplane_in_the_same_order():
 
 
 def test_every_reason_is_explained_in_one_line():
-    assert set(drops.DHCP_EXPLANATIONS) == set(DhcpDrop)
-    for name, explanation in (drops.EXPLANATIONS | drops.DHCP_EXPLANATIONS).items():
+    assert set(drops.CONTROL_EXPLANATIONS) == {*DhcpDrop, *Dhcp6Drop, *RouterDrop}
+    for name, explanation in (drops.EXPLANATIONS | drops.CONTROL_EXPLANATIONS).items():
         assert drops.explanation(name) == explanation
         assert name == name.lower() and explanation and "\n" not in explanation and not explanation.endswith(".")
 
@@ -103,6 +105,14 @@ def unheard_questions(scene: Scene) -> dict:
     return {"punt_full": min(1, scene.a.drops["punt_full"])}
 
 
+def filled(scene: Scene) -> None:
+    """Nearly all addresses that the neighbour table has room for."""
+    for number in range(131072 * 3 // 4):
+        while scene.switch.plane.post_neighbour(0, (0xFD << 120 | number << 8).to_bytes(16, "big"), GATEWAY) is None:
+            scene.switch.step()
+    scene.switch.step()
+
+
 def patched(frame: bytes, at: int, value: bytes) -> bytes:
     return frame[:at] + value + frame[at + len(value) :]
 
@@ -135,7 +145,13 @@ SCENES = {
     "not_for_gateway": from_a(lambda a: experimental(GATEWAY, a)),
     "no_route": from_a(lambda a: frames.udp(GATEWAY, a, A4, OUTSIDE4)),
     "no_listener": from_a(lambda a: frames.udp(GATEWAY, a, A4, GATEWAY4)),
-    "dhcp_spoof": from_a(lambda a: frames.udp(BROADCAST, a, A4, "255.255.255.255", sport=67, dport=68)),
+    "rogue_dhcp": from_a(lambda a: frames.udp(BROADCAST, a, A4, "255.255.255.255", sport=67, dport=68)),
+    "rogue_dhcpv6": from_a(lambda a: frames.udp(mac(2), a, A6, B6, sport=547, dport=546)),
+    "rogue_ra": from_a(
+        lambda a: frames.packet(frames.ALL_NODES, a, A6, "ff02::1", 58, b"\x86" + bytes(15), hop_limit=255)
+    ),
+    "header_chain": from_a(lambda a: frames.ipv6(mac(2), a, A6, B6, 44, b"\x11\0\0\1\0\0\0\1")),
+    "claims_full": lambda scene: (filled(scene), scene.sent(frames.solicitation(scene.a.mac, "::", "fe80::99")))[1],
     "punt_rate": lambda scene: scene.sent(frames.dhcp(scene.a.mac), times=21),
     "punt_full": unheard_questions,
     "punt_oversized": lambda scene: (

@@ -119,9 +119,14 @@ def test_without_the_guard_only_the_gateways_address_is_protected(open_street):
     open_street.dies(who_has(me, GATEWAY_IP, VICTIM), "arp_spoof")
 
 
-def test_ones_own_address_and_unknown_ones_may_be_claimed(street):
+def test_ones_own_address_may_be_claimed_and_nobodys_may_not(street):
     street.passes(is_at(street.attacker.mac, OWN, OTHER))
-    street.passes(is_at(street.attacker.mac, OTHER, OTHER))
+    street.dies(is_at(street.attacker.mac, OTHER, OTHER), "arp_spoof")
+    street.dies(who_has(street.attacker.mac, OTHER, VICTIM), "arp_spoof")
+
+
+def test_an_open_port_may_claim_what_is_nobodys(open_street):
+    open_street.passes(is_at(open_street.attacker.mac, OTHER, OTHER))
 
 
 @pytest.mark.parametrize("at, value", [(14, b"\0\6"), (16, b"\x86\xdd"), (18, b"\5"), (19, b"\x10"), (22, b"\1")])
@@ -174,9 +179,9 @@ def router_advertisement(source: bytes, kind: int = 134, next_headers: bytes = b
     )
 
 
-@pytest.mark.parametrize("kind", [134, 137])
-def test_an_endpoint_is_no_router(street, kind):
-    street.dies(router_advertisement(street.attacker.mac, kind), "nd_spoof")
+@pytest.mark.parametrize("kind, reason", [(134, "rogue_ra"), (137, "nd_spoof")])
+def test_an_endpoint_is_no_router(street, kind, reason):
+    street.dies(router_advertisement(street.attacker.mac, kind), reason)
 
 
 def router_solicitation(source: bytes, src: str, options: bytes) -> bytes:
@@ -234,8 +239,8 @@ def claims(street) -> dict[str, tuple[bytes, str]]:
     return {
         "arp": (is_at(me, VICTIM, OTHER), "arp_spoof"),
         "na": (advertisement(me, OWN6, VICTIM6), "nd_spoof"),
-        "ra": (router_advertisement(me), "nd_spoof"),
-        "dhcp": (udp(BROADCAST, me, OWN, "255.255.255.255", b"offer", sport=67, dport=68), "dhcp_spoof"),
+        "ra": (router_advertisement(me), "rogue_ra"),
+        "dhcp": (udp(BROADCAST, me, OWN, "255.255.255.255", b"offer", sport=67, dport=68), "rogue_dhcp"),
     }
 
 
@@ -285,7 +290,7 @@ def test_group_membership_reports_have_an_extension_header_and_pass(street):
     report = packet(
         b"\x33\x33\0\0\0\x16",
         street.attacker.mac,
-        "fe80::3",
+        "::",
         "ff02::16",
         ICMPV6,
         struct.pack(">BBHHH", 143, 0, 0, 0, 0),
@@ -356,7 +361,7 @@ def test_an_honest_unfinished_checksum_of_neighbour_discovery_is_finished_before
 def test_an_endpoint_is_no_dhcp_server_whatever_port_it_sends_from(street, sport):
     street.dies(
         udp(street.victim.mac, street.attacker.mac, OWN, VICTIM, b"offer", sport=sport, dport=68),
-        "dhcp_spoof",
+        "rogue_dhcp",
     )
 
 
@@ -364,7 +369,7 @@ def test_a_dhcp_servers_first_fragment_dies_too(street):
     datagram = struct.pack(">HHHH", 67, 68, 308, 0) + bytes(40)
     street.dies(
         frames.ipv4(BROADCAST, street.attacker.mac, OWN, "255.255.255.255", 17, datagram, more=True),
-        "dhcp_spoof",
+        "rogue_dhcp",
     )
 
 
@@ -421,5 +426,5 @@ def test_arp_opcodes_that_no_host_answers_are_carried(street):
     street.passes(arp(8, sha=street.attacker.mac, spa=OWN, tpa=OTHER))
 
 
-def test_ipv6_without_neighbour_discovery_is_carried(street):
-    street.passes(frames.ethernet(BROADCAST, street.attacker.mac, IPV6, b"\x60" + bytes(45)))
+def test_ipv6_without_neighbour_discovery_is_carried(open_street):
+    open_street.passes(frames.ethernet(BROADCAST, open_street.attacker.mac, IPV6, b"\x60" + bytes(45)))

@@ -235,7 +235,7 @@ def test_segments_are_those_that_a_wire_would_have_carried(pair, kind, tags, pay
 @given(
     kind=st.sampled_from(sorted(BUILDERS)),
     payload=st.integers(1, 20_000),
-    size=st.integers(150, 1428),
+    size=st.integers(157, 1428),
     flags=st.integers(0, 255),
     seq=st.integers(0, 2**32 - 1),
 )

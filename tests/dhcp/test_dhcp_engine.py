@@ -19,6 +19,7 @@ from simulated_dhcp import (
     VM,
     WEB,
     Pool,
+    Store,
     bootp,
     client,
     decline,
@@ -192,6 +193,15 @@ def test_a_port_with_an_address_is_offered_it_again_after_it_declined():
     outcome = server.handle(decline("172.17.0.9"), WEB, NOW)
     assert outcome.note == "172.17.0.9 declined by 02:42:ac:11:00:09: somebody else uses it"
     assert lease(server, WEB) == "172.17.0.9"
+
+
+def test_an_offer_of_a_declined_address_leaves_the_lease_as_the_store_has_it():
+    server, store = engine(Pool(assigned={WEB.address})), Store()
+    lease(server, WEB)
+    for payload in (decline("172.17.0.9"), discover()):
+        store.apply(server.handle(payload, WEB, NOW).changes)
+    assert {held.row() for held in server.leases()} == set(store.rows.values())
+    assert [held.state for held in server.leases()] == ["declined"]
 
 
 def test_a_port_whose_assigned_address_changed_gets_the_new_one_and_the_old_lease_goes():

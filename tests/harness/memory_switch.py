@@ -120,6 +120,7 @@ class MemorySwitch:
         gso: int = 0,
         index: int | None = None,
         kind: str = "packet",
+        addresses: tuple[str, ...] = (),
     ) -> MemoryHost:
         """A new port. `assigned` gives it its MAC as a static one and, unless `guard` says otherwise, the
         guard that goes with it."""
@@ -135,6 +136,7 @@ class MemorySwitch:
             gso=gso,
             mac=host.mac if assigned else None,
             guard=guard,
+            addresses=[frames.ip(address) for address in addresses],
         )
         self.step()
         self.hosts.append(host)

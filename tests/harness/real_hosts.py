@@ -10,11 +10,13 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 
 from patience import eventually
 
 from vswitch.container._linux import CLONE_NEWNET, setns
+from vswitch.control.names import link_local
 from vswitch.datapath._plane import NOBODY, Dataplane
 from vswitch.ports.tap import open_tap
 
@@ -114,6 +116,9 @@ class RealHost(Namespace):
         for address in addresses:
             self.ip("addr", "add", address, "dev", "eth0", *(["nodad"] if ":" in address else []))
         self.ip("link", "set", "eth0", "up")
+        self.addresses = [address.partition("/")[0] for address in addresses]
+        for address in [*self.addresses, str(link_local(self.mac))]:
+            switch.bind(address, self)
         switch.do(
             switch.plane.post_port_add,
             index,
@@ -124,10 +129,8 @@ class RealHost(Namespace):
             gso=self.tap.gso,
             mac=self.mac,
             guard=guard,
+            addresses=[ip_address(address).packed for address in self.addresses],
         )
-        self.addresses = [address.partition("/")[0] for address in addresses]
-        for address in self.addresses:
-            switch.bind(address, self)
 
     @property
     def counters(self) -> dict:

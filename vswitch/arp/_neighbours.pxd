@@ -11,6 +11,8 @@ cdef struct Neighbour:
     uint16_t network
     uint16_t port           # whose it is
     uint8_t used
+    uint8_t claimed         # made by the port itself (guard/), not bound by control
+    uint32_t seen_s         # when neighbour discovery last mentioned it, of a claimed one
     uint32_t next_spare
 
 cdef struct Neighbours:

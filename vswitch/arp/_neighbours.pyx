@@ -2,8 +2,8 @@
 """The neighbour table of all networks: IP address → MAC and port.
 
 Enters: bindings that control knows to be true (endpoints' addresses, the gateway's own). Leaves: what ARP and neighbour
-discovery are answered from, and whom an address belongs to when a port claims it. Nothing is learnt here from frames: a container
-is an attacker. Only the dataplane's thread touches it.
+discovery are answered from, and whom an address belongs to when a port claims it. Of frames only guard/ learns, IPv6 addresses that a
+container makes itself, and those are marked: a container is an attacker. Only the dataplane's thread touches it.
 
 IPv4 addresses are kept in their IPv6-mapped form, so one table serves both families. Entries never move; the index holds entry
 numbers. Limit: `capacity` bindings (131,072 by default: one IPv4 and one IPv6 address for every port there can be);
@@ -91,7 +91,7 @@ cdef bint neighbour_set(Neighbours *table, uint16_t network, const uint8_t *addr
         entry.network = network
         entry.used = 1
     memcpy(entry.mac, mac, 6)
-    entry.port = port
+    entry.port, entry.claimed = port, 0
     return True
 
 

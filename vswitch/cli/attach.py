@@ -52,6 +52,7 @@ def attach_command(
     ip6: str | None,
     mac_address: str | None,
     aliases: tuple[str, ...],
+    source_guard: bool,
     ports: tuple[str, ...],
     labels: tuple[str, ...],
 ) -> None:
@@ -60,7 +61,7 @@ def attach_command(
         raise click.UsageError("say which namespace: either --netns or --pid")
     spec = {
         "name": name,
-        "networks": attachments(networks, ip, ip6, mac_address, aliases),
+        "networks": attachments(networks, ip, ip6, mac_address, aliases, source_guard),
         "labels": pairs("--label", labels),
         "ports": ports,
     }

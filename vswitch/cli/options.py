@@ -11,7 +11,14 @@ import click
 
 from vswitch.control.api.client import Client
 
-ATTACHMENT_KEYS = {"ip": "ip", "ip6": "ip6", "mac-address": "mac_address", "gw-priority": "gw_priority"}
+ATTACHMENT_KEYS = {
+    "ip": "ip",
+    "ip6": "ip6",
+    "mac-address": "mac_address",
+    "gw-priority": "gw_priority",
+    "source-guard": "source_guard",
+}
+TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 def client_command(*names: Any, **settings: Any) -> Callable:
@@ -49,13 +56,19 @@ def attachment_options(function: Callable) -> Callable:
                 "--network",
                 "--net",
                 "networks",
-                metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N,gw-priority=N…]",
+                metavar="NET[,ip=A,ip6=A,mac-address=M,alias=N,gw-priority=N,source-guard=false…]",
                 help="Join this network instead of the default one; repeatable.",
             ),
             click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network."),
             click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network."),
             click.option("--mac-address", metavar="MAC", help="MAC address on the network."),
             repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable."),
+            click.option(
+                "--source-guard/--no-source-guard",
+                "source_guard",
+                default=True,
+                help="Whether it may send from its own MAC and addresses only (default: yes).",
+            ),
             repeated(
                 "-p",
                 "--publish",
@@ -70,11 +83,16 @@ def attachment_options(function: Callable) -> Callable:
 
 
 def attachments(
-    networks: Iterable[str], ip: str | None, ip6: str | None, mac_address: str | None, aliases: Iterable[str]
+    networks: Iterable[str],
+    ip: str | None,
+    ip6: str | None,
+    mac_address: str | None,
+    aliases: Iterable[str],
+    source_guard: bool = True,
 ) -> list[dict[str, Any]]:
     """The attachments that `attachment_options` describe.
 
-    --ip and the like belong to the only network there is.
+    --ip and the like belong to the only network there is, --no-source-guard to all.
     """
     joined = [_attachment(text) for text in networks] or [{"network": "default", "aliases": []}]
     single = {"ip": ip, "ip6": ip6, "mac_address": mac_address}
@@ -92,6 +110,9 @@ def attachments(
                 )
             joined[0][name] = value
     joined[0]["aliases"].extend(aliases)
+    if not source_guard:
+        for attachment in joined:
+            attachment.setdefault("source_guard", False)
     return joined
 
 
@@ -114,10 +135,17 @@ def _attachment(text: str) -> dict[str, Any]:
             )
         if field in attachment:
             raise click.UsageError(f"--network {text}: {key} is given twice")
-        attachment[field] = _number(text, key, value) if key == "gw-priority" else value
+        readers = {"gw-priority": _number, "source-guard": _truth}
+        attachment[field] = readers[key](text, key, value) if key in readers else value
     if "network" not in attachment:
         raise click.UsageError(f"--network {text}: names no network")
     return attachment
+
+
+def _truth(text: str, key: str, value: str) -> bool:
+    if value not in TRUTHS:
+        raise click.UsageError(f"--network {text}: {key} is true or false, not {value!r}")
+    return TRUTHS[value]
 
 
 def _number(text: str, key: str, value: str) -> int:

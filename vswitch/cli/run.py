@@ -97,6 +97,7 @@ def _spec(
     ip6: str | None,
     mac_address: str | None,
     aliases: tuple[str, ...],
+    source_guard: bool,
     variables: tuple[str, ...],
     workdir: str | None,
     labels: tuple[str, ...],
@@ -104,7 +105,7 @@ def _spec(
 ) -> dict[str, Any]:
     """The ContainerSpec of the words; the folder is where we are, unless -w says another."""
     return {
-        "networks": attachments(networks, ip, ip6, mac_address, aliases),
+        "networks": attachments(networks, ip, ip6, mac_address, aliases, source_guard),
         "environment": environment(variables),
         "workdir": os.path.abspath(workdir or "."),
         "labels": pairs("--label", labels),

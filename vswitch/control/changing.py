@@ -22,6 +22,7 @@ from vswitch.control.difference import (
     AddSubnet,
     DropSubnet,
     NetworkAction,
+    SetAdvertising,
     SetIsolated,
     SetMtu,
     SettleContainers,
@@ -29,9 +30,9 @@ from vswitch.control.difference import (
     network_actions,
 )
 from vswitch.control.edges import Parts
+from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
-from vswitch.control.leases import Leasing
 from vswitch.control.names import link_local
 from vswitch.control.networks import DEFAULT, Network, plan_change
 from vswitch.control.records import NetworkRecord, encode
@@ -51,7 +52,7 @@ AT_ONCE = 16  # containers that are settled at the same time: the helper does a 
 class Changing:
     """The networks' changes."""
 
-    def __init__(self, parts: Parts, segments: Segments, leasing: Leasing, settling: Settling):
+    def __init__(self, parts: Parts, segments: Segments, leasing: HostServices, settling: Settling):
         self._parts = parts
         self._segments = segments
         self._leasing = leasing
@@ -132,6 +133,8 @@ class Changing:
                 await self._segments.set_way_out(network)
                 if way_out is None:
                     await self._end_flows(network)
+            case SetAdvertising():
+                await self._segments.tell_advertising(network)
             case SettleContainers():
                 await self._settle_containers(network, job)
 

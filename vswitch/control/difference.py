@@ -35,6 +35,13 @@ class Resolving(Struct, frozen=True):
     options: tuple[str, ...] = ()
 
 
+class Advertising(Struct, frozen=True):
+    """Whether a router advertises itself, and the /64 prefixes (8 bytes) in which containers make addresses."""
+
+    on: bool = False
+    prefixes: tuple[bytes, ...] = ()
+
+
 class NetworkShape(Struct, frozen=True):
     """A network as everybody but the user sees it; `way_out` None: --internal."""
 
@@ -43,6 +50,7 @@ class NetworkShape(Struct, frozen=True):
     way_out: WayOut | None
     subnets: tuple[SubnetPlan, ...]
     resolving: Resolving
+    advertising: Advertising = Advertising()
 
 
 class SetMtu(Struct, frozen=True):
@@ -87,12 +95,26 @@ class SetResolving(Struct, frozen=True):
     resolving: Resolving
 
 
+class SetAdvertising(Struct, frozen=True):
+    """What crosses to the router, and which addresses containers make themselves."""
+
+    advertising: Advertising
+
+
 class SettleContainers(Struct, frozen=True):
     """Its containers' interfaces follow: `interface_actions` says how."""
 
 
 NetworkAction = (
-    SetMtu | SetIsolated | AddSubnet | DropSubnet | ChangePool | SetWayOut | SetResolving | SettleContainers
+    SetMtu
+    | SetIsolated
+    | AddSubnet
+    | DropSubnet
+    | ChangePool
+    | SetWayOut
+    | SetResolving
+    | SetAdvertising
+    | SettleContainers
 )
 
 
@@ -107,6 +129,8 @@ def network_actions(desired: NetworkShape, current: NetworkShape) -> list[Networ
     before += _subnet_actions(desired, current)
     if desired.resolving != current.resolving:
         before.append(SetResolving(desired.resolving))
+    if desired.advertising != current.advertising:
+        before.append(SetAdvertising(desired.advertising))
     if desired.mtu != current.mtu:
         (before if desired.mtu > current.mtu else after).append(SetMtu(desired.mtu))
     if desired.way_out != current.way_out:
@@ -143,7 +167,8 @@ def _subnet_actions(desired: NetworkShape, current: NetworkShape) -> list[Networ
 def _touches_interfaces(desired: NetworkShape, current: NetworkShape) -> bool:
     """Whether a container would notice at its interface."""
     internal = (desired.way_out is None) != (current.way_out is None)
-    return internal or desired.mtu != current.mtu or _subnets(desired).keys() != _subnets(current).keys()
+    making = bool(desired.advertising.prefixes) != bool(current.advertising.prefixes)
+    return internal or making or desired.mtu != current.mtu or _subnets(desired).keys() != _subnets(current).keys()
 
 
 def _applied(shape: NetworkShape, action: NetworkAction) -> NetworkShape:
@@ -156,6 +181,8 @@ def _applied(shape: NetworkShape, action: NetworkAction) -> NetworkShape:
             return replace(shape, way_out=way_out)
         case SetResolving(resolving=resolving):
             return replace(shape, resolving=resolving)
+        case SetAdvertising(advertising=advertising):
+            return replace(shape, advertising=advertising)
         case AddSubnet(plan=plan):
             return replace(shape, subnets=(*shape.subnets, plan))
         case ChangePool(plan=changed):

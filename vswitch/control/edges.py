@@ -7,7 +7,7 @@ twins.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
@@ -33,6 +33,7 @@ class Datapath(Protocol):
     async def add_network(self, index: int, *, mtu: int, gateway_mac: bytes, dhcp: bool) -> None: ...
     async def set_network_mtu(self, index: int, mtu: int) -> None: ...
     async def set_network_isolated(self, index: int, isolated: bool) -> None: ...
+    async def set_network_router(self, index: int, *, on: bool, prefixes: Collection[bytes] = ()) -> None: ...
     async def remove_network(self, index: int) -> None: ...
     async def add_port(
         self,
@@ -45,6 +46,7 @@ class Datapath(Protocol):
         gso: int,
         mac: bytes | None = None,
         guard: bool = True,
+        addresses: Collection[bytes] = (),
         shared: bool = True,
     ) -> None: ...
     async def remove_port(self, index: int) -> None: ...

@@ -27,9 +27,9 @@ from vswitch.clock import happens_within
 from vswitch.container.namespaces import pid_ended
 from vswitch.control.edges import Parts
 from vswitch.control.endpoints import release_endpoint
+from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, Jobs, quietly
-from vswitch.control.leases import Leasing
 from vswitch.control.logs import remove_logs
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
 from vswitch.control.store import Change, Delete, Put
@@ -46,7 +46,7 @@ STOP_TIMEOUT_LIMIT_S = 86400.0
 class Ending:
     """The containers' goings."""
 
-    def __init__(self, parts: Parts, wiring: Wiring, leasing: Leasing, jobs: Jobs):
+    def __init__(self, parts: Parts, wiring: Wiring, leasing: HostServices, jobs: Jobs):
         self._parts = parts
         self._wiring = wiring
         self._leasing = leasing

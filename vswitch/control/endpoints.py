@@ -113,6 +113,7 @@ def _interface_plan(endpoint: EndpointRecord, network: Network, routed: Sequence
         gateway6=gateways[6] if 6 in routed else None,
         dropped_gateways=[gateway for version, gateway in gateways.items() if gateway and version not in routed],
         routes=_neighbouring(endpoint, network),
+        accept_ra=bool(network.shape.advertising.prefixes),
         persist=True,
     )
 
@@ -157,6 +158,7 @@ def reserve_endpoint(
         ipv6=None if ipv6 is None else str(ipv6),
         aliases=list(dict.fromkeys(wish.aliases)),
         gw_priority=wish.gw_priority,
+        source_guard=wish.source_guard,
     )
     network.endpoints[endpoint.id] = endpoint
     undo.callback(network.endpoints.pop, endpoint.id, None)

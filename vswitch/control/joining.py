@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from vswitch.control.edges import Parts
 from vswitch.control.endpoints import NETWORKS_LIMIT, free_interface, release_endpoint, reserve_endpoint
+from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
-from vswitch.control.leases import Leasing
 from vswitch.control.networks import Network
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
 from vswitch.control.segments import Segments
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 class Joining:
     """Endpoints' comings and goings."""
 
-    def __init__(self, parts: Parts, wiring: Wiring, segments: Segments, leasing: Leasing, settling: Settling):
+    def __init__(self, parts: Parts, wiring: Wiring, segments: Segments, leasing: HostServices, settling: Settling):
         self._parts = parts
         self._wiring = wiring
         self._segments = segments

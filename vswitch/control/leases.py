@@ -1,32 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell around the DHCP engines: punted frames in, leases to the store, answers to the port that asked.
+"""The shell around the DHCPv4 engines: punted frames in, leases to the store, answers to the port that asked.
 
     punt → which endpoint, which subnet → engine.handle → store the changes → inject the reply
 
-There is one engine per IPv4 subnet. A lease is on the disk before its ACK leaves; if storing fails nothing is
-answered, and the client asks again. Answers that change nothing (offers, refusals) leave at once. One task
-ends leases when their time is over.
+There is one engine per IPv4 subnet. A lease is on the disk before its ACK leaves (keeping.py); if storing fails
+nothing is answered, and the client asks again. Answers that change nothing (offers, refusals) leave at once.
 
-The dataplane lets each port ask only so often; COMMITS_LIMIT is for the case that the disk is slower than
-that.
+A port's own station gets the port's address. Behind a port without the source guard there may be others: those with a
+reservation get what is reserved, the rest what is free.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, ip_address
 from typing import NamedTuple
 
 import msgspec
 
-from vswitch.clock import happens_within
 from vswitch.control.addresses import LeasableAddresses
 from vswitch.control.edges import Parts
+from vswitch.control.hostconfig import usable_resolvers, usable_search
 from vswitch.control.inventory import Container, Port
+from vswitch.control.keeping import Keeping, Questions
 from vswitch.control.names import mac_bytes
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
@@ -36,17 +34,15 @@ from vswitch.datapath.plane import Punt
 from vswitch.dhcp import table
 from vswitch.dhcp.drop import Drop
 from vswitch.dhcp.engine import Engine
-from vswitch.dhcp.packet import emit_frame, parse_frame
+from vswitch.dhcp.options import Route
+from vswitch.dhcp.packet import ClientFrame, emit_frame, parse_frame
 from vswitch.dhcp.reply import Reply
 from vswitch.dhcp.scope import Ingress, Scope
-from vswitch.model import Refused
 
 log = logging.getLogger(__name__)
 
-# Answers that may wait for the disk. A client asks again after 4 s; more than this many take longer.
-COMMITS_LIMIT = 4096
-SERVERS_LIMIT = 16  # resolvers that a client is told: it asks the first three
 OVERLOADED = "dhcp_store_slow"
+CHADDR = slice(28, 34)  # where a message says which station it is about (RFC 2131 §2)
 
 Row = tuple[str, str, bytes, bytes | None, str | None, str, float, float | None, int]
 
@@ -60,22 +56,20 @@ class Served(NamedTuple):
 
 
 class Leasing:
-    """All networks' DHCP servers."""
+    """All networks' DHCPv4 servers."""
 
-    def __init__(self, parts: Parts):
+    def __init__(self, parts: Parts, questions: Questions):
         self._parts = parts
+        self._questions = questions
         self._served: dict[tuple[str, IPv4Network], Served] = {}
-        self._commits: set[asyncio.Task] = set()
-        self._timer: asyncio.Task | None = None
-        self._due_at = math.inf
-        self._stirred = asyncio.Event()
-        self.drops: dict[str, Counter[str]] = {}  # by endpoint id; an endpoint's go with it
-        self.network_drops: dict[str, Counter[str]] = {}  # by network id, those of departed endpoints included
+        self.keeping = Keeping(parts, self._end, self._next_expiry)
 
     # ---- networks and endpoints come and go
 
     def open(self, network: Network) -> None:
         """Serve a network's IPv4 subnets; those that are served already as the network is now."""
+        if not network.hosts.dhcp:
+            return
         for pool in network.pools:
             subnet, gateway = pool.plan.subnet, pool.plan.gateway
             served = self._served.get((network.record.id, subnet))  # type: ignore[arg-type]
@@ -102,12 +96,11 @@ class Leasing:
         for (network_id, subnet), served in self._served.items():
             kept = served.engine.load(by_network.get(f"{network_id}/{subnet}", ()), now)
             changes += _stored(served.network, kept)
-        self._rearm()
+        self.keeping.rearm()
         return changes
 
     def close(self, network: Network) -> None:
         """Serve a network no more."""
-        self.network_drops.pop(network.record.id, None)
         for subnet in network.subnets:
             self.close_subnet(network, subnet)
 
@@ -125,11 +118,11 @@ class Leasing:
 
     def forget_endpoint(self, endpoint: EndpointRecord, network: Network) -> list[Change]:
         """An endpoint is gone for good, its leases too; returns what has to be stored."""
-        self.drops.pop(endpoint.id, None)
         return [
             change
             for served in self._of(network)
-            for change in _stored(network, served.engine.forget_port(endpoint.id))
+            for port in (endpoint.id, *(f"{endpoint.id}/{mac.hex()}" for mac in network.hosts.reservations))
+            for change in _stored(network, served.engine.forget_port(port))
         ]
 
     def reconfigure(self) -> None:
@@ -145,23 +138,20 @@ class Leasing:
 
     # ---- questions
 
-    def on_punt(self, punt: Punt) -> None:
+    def on_punt(self, port: Port, punt: Punt) -> None:
         """A client's frame; never raises, whatever its bytes."""
-        port = self._parts.inventory.ports.get(punt.port)
-        if port is None or port.network.index != punt.network:
-            return
         served = self._serving(port.network.record.id, port.endpoint.ipv4 or "")
         asked = parse_frame(punt.frame)
         if isinstance(asked, Drop) or served is None:
-            self._count(port, asked if isinstance(asked, Drop) else Drop.NO_ADDRESS)
+            self._questions.count(port, asked if isinstance(asked, Drop) else Drop.NO_ADDRESS)
             return
-        ingress = _ingress(port, asked.source_mac)
+        ingress = _ingress(port, asked)
         outcome = served.engine.handle(asked.payload, ingress, self._parts.clock.wall_s())
-        self._hasten(served.engine.next_expiry())
+        self.keeping.hasten(served.engine.next_expiry())
         if outcome.note:
             log.debug("DHCP on %s/%s: %s", port.container.name, port.endpoint.interface, outcome.note)
         if outcome.drop is not None:
-            self._count(port, outcome.drop)
+            self._questions.count(port, outcome.drop)
         if outcome.changes:
             self._commit(served, port, outcome.changes, outcome.reply)
         elif outcome.reply is not None:
@@ -170,26 +160,15 @@ class Leasing:
     def _commit(
         self, served: Served, port: Port, changes: Iterable[table.Change], reply: Reply | None
     ) -> None:
-        if len(self._commits) >= COMMITS_LIMIT:
-            self._count(port, OVERLOADED)
-            return
-        commit = asyncio.ensure_future(self._store_and_send(served, port, changes, reply))
-        self._commits.add(commit)
-        commit.add_done_callback(self._commits.discard)
+        def stored() -> None:
+            if reply is not None:
+                self._send(served, port, reply)
+            for change in changes:
+                if isinstance(change, table.Put):
+                    self._publish(served.network, port.container, change.lease)
 
-    async def _store_and_send(
-        self, served: Served, port: Port, changes: Iterable[table.Change], reply: Reply | None
-    ) -> None:
-        try:
-            await self._parts.store.write(_stored(served.network, changes))
-        except Refused as refusal:
-            log.warning("a DHCP client of %s is not answered: %s", port.container.name, refusal)
-            return
-        if reply is not None:
-            self._send(served, port, reply)
-        for change in changes:
-            if isinstance(change, table.Put):
-                self._publish(served.network, port.container, change.lease)
+        if not self.keeping.commit(port, _stored(served.network, changes), stored):
+            self._questions.count(port, OVERLOADED)
 
     def _send(self, served: Served, port: Port, reply: Reply) -> None:
         if self._parts.inventory.ports.get(port.index) is port:
@@ -207,65 +186,18 @@ class Leasing:
             mac=lease.mac.hex(":"),
         )
 
-    def _count(self, port: Port, reason: str) -> None:
-        self.drops.setdefault(port.endpoint.id, Counter())[str(reason)] += 1
-        self.network_drops.setdefault(port.network.record.id, Counter())[str(reason)] += 1
-
     # ---- time
 
-    def start(self) -> None:
-        """End leases when their time is over, from now on."""
-        self._timer = asyncio.ensure_future(self._expire())
+    def _end(self, now: float) -> list[Change]:
+        return [
+            change
+            for served in list(self._served.values())
+            for change in _stored(served.network, served.engine.expire(now))
+        ]
 
-    async def stop(self) -> None:
-        """Answer what has been asked, then no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._commits:
-            await asyncio.wait(self._commits)
-
-    async def _expire(self) -> None:
-        while True:
-            self._stirred.clear()
-            now = self._parts.clock.wall_s()
-            if self._due_at > now:
-                await self._sleep(self._due_at - now)
-                continue
-            changes = [
-                change
-                for served in list(self._served.values())
-                for change in _stored(served.network, served.engine.expire(now))
-            ]
-            self._rearm()
-            if not changes:
-                await asyncio.sleep(0)
-                continue
-            try:
-                await self._parts.store.write(changes)
-            except Refused as refusal:
-                log.warning("ended leases stay in the store until the next start: %s", refusal)
-
-    async def _sleep(self, duration_s: float) -> None:
-        if duration_s == math.inf:
-            await self._stirred.wait()
-        else:
-            await happens_within(self._parts.clock, duration_s, self._stirred)
-
-    def _rearm(self) -> None:
-        """Look at every engine for what ends next."""
-        self._due_at = math.inf
-        for served in self._served.values():
-            self._hasten(served.engine.next_expiry())
-
-    def _hasten(self, at: float | None) -> None:
-        """Something ends at this time: wake the timer if that is earlier than what it waits for.
-
-        What ends later than it did costs one wake-up in which nothing is due.
-        """
-        if at is not None and at < self._due_at:
-            self._due_at = at
-            self._stirred.set()
+    def _next_expiry(self) -> float | None:
+        expiries = (served.engine.next_expiry() for served in self._served.values())
+        return min((at for at in expiries if at is not None), default=None)
 
     # ---- which engine
 
@@ -283,25 +215,35 @@ class Leasing:
         return [self._served[key] for key in keys if key in self._served]  # type: ignore[index]
 
     def _scope(self, network: Network, subnet: IPv4Network, gateway: IPv4Address) -> Scope:
-        told = network.shape.resolving
-        servers = (ip_address(text) for text in told.servers or self._parts.host.resolv_conf().nameservers)
+        hosts = network.hosts
         return Scope(
             server=gateway,
             subnet=subnet,
             router=None if network.record.asked.internal else gateway,
-            dns=tuple(server for server in servers if isinstance(server, IPv4Address))[:SERVERS_LIMIT],
+            dns=usable_resolvers(4, network, self._parts.host.resolv_conf().nameservers),
+            domain=hosts.domain,
+            search=usable_search(network),
+            ntp=hosts.ntp4,
+            routes=tuple(Route(destination, via) for destination, via in hosts.routes),
             mtu=network.record.mtu,
+            lease_s=hosts.lease_s,
         )
 
 
-def _ingress(port: Port, source_mac: bytes) -> Ingress:
-    endpoint = port.endpoint
+def _ingress(port: Port, asked: ClientFrame) -> Ingress:
+    """Who asks: the port's own station, or behind a port without the guard another one."""
+    endpoint, own = port.endpoint, mac_bytes(port.endpoint.mac)
+    chaddr = asked.payload[CHADDR]
+    if not endpoint.source_guard and chaddr != own:
+        reserved = port.network.hosts.reservations.get(chaddr)
+        name = endpoint.id if reserved is None else f"{endpoint.id}/{chaddr.hex()}"
+        return Ingress(port=name, address=reserved, source=asked.source_mac)
     return Ingress(
         port=endpoint.id,
         address=None if endpoint.ipv4 is None else IPv4Address(endpoint.ipv4),
-        mac=mac_bytes(endpoint.mac),
+        mac=own,
         hostname=port.container.record.hostname,
-        source=source_mac,
+        source=asked.source_mac,
     )
 
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from vswitch.config import PoolsSettings
-from vswitch.control.difference import NetworkShape, Resolving
+from vswitch.control.difference import Advertising, NetworkShape, Resolving
+from vswitch.control.hostconfig import OFF, HostConfig, host_config, refuse_unreachable
 from vswitch.control.ipam import AddressPool
 from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name, link_local
 from vswitch.control.records import EndpointRecord, NetworkRecord
@@ -40,6 +41,7 @@ DEFAULT = "default"  # the network that a container joins without naming one
 SUBNETS_LIMIT = (
     64  # per network: each costs a gateway binding in the dataplane; nobody lays out more on one segment
 )
+AUTONOMOUS_LIMIT = 8  # prefixes for autoconfiguration, as the dataplane has room for
 SMALLEST_MTU, LARGEST_MTU = 68, 65520  # RFC 791 §3.2; what a TAP carries
 SMALLEST_IPV6_MTU = 1280  # RFC 8200 §5
 
@@ -67,6 +69,7 @@ def plan_network(
         subnets.append(_automatic(_free_ipv4(around)))
     if asked.ipv6 and not any(plan.subnet.version == 6 for plan in subnets):
         subnets.append(_automatic(_free_ipv6(around, random)))
+    _check_hosts(asked, subnets)
     return NetworkRecord(
         id=identity,
         name=asked.name,
@@ -97,8 +100,17 @@ def plan_change(record: NetworkRecord, asked: NetworkSpec, around: Surroundings,
     if asked.ipv6 and not six:
         subnet = _free_ipv6(around, random)
         there[subnet] = _automatic(subnet)
+    _check_hosts(asked, list(there.values()))
+    if host_config(named_options(asked.options)).dhcp != _hosts(record).dhcp:
+        raise Refused("network option dhcp can't be changed: create another network")
     subnets = [_as_spec(plan) for plan in there.values()]
     return replace(record, asked=asked, mtu=_mtu(asked), subnets=subnets)
+
+
+def _check_hosts(asked: NetworkSpec, subnets: Sequence[SubnetPlan]) -> None:
+    """Refused unless what hosts are to be told fits the network."""
+    named = named_options(asked.options)
+    refuse_unreachable(host_config(named), subnets, ipv6=asked.ipv6, named=named)
 
 
 def _joined(former: SubnetPlan | None, plan: SubnetPlan) -> SubnetPlan:
@@ -119,7 +131,22 @@ def shape_of(record: NetworkRecord) -> NetworkShape:
         resolving=Resolving(
             asked.dns, tuple(asked.dns_servers), tuple(asked.dns_search), tuple(asked.dns_options)
         ),
+        advertising=_advertising(_hosts(record), [plan_subnet(spec).subnet for spec in record.subnets]),
     )
+
+
+def _hosts(record: NetworkRecord) -> HostConfig:
+    """What a network's hosts are told, by its options."""
+    return host_config(named_options(record.asked.options))
+
+
+def _advertising(hosts: HostConfig, subnets: Sequence[Subnet]) -> Advertising:
+    """Whether a router advertises itself, and the /64 prefixes in which containers make themselves addresses."""
+    six = [subnet for subnet in subnets if subnet.version == 6]
+    if not six or hosts.ra_mode == OFF:
+        return Advertising()
+    made = [s.network_address.packed[:8] for s in six if s.prefixlen == 64] if hosts.autonomous else []
+    return Advertising(True, tuple(made[:AUTONOMOUS_LIMIT]))
 
 
 def _check_options(asked: NetworkSpec, around: Surroundings) -> None:
@@ -212,6 +239,7 @@ class Network:
         self.record = record
         self.index = index
         self.shape = shape_of(record)
+        self.hosts = _hosts(record)  # what they are told by DHCP and RA
         self.lock = asyncio.Lock()  # held by whoever changes or removes it
         self.overlaps: dict[Subnet, list[Subnet]] = {}  # of its subnets with routes of the host's
         self.closed: set[Subnet] = set()  # subnets that are only being added: nobody gets an address there
@@ -223,6 +251,8 @@ class Network:
             )
             for spec in record.subnets
         ]
+        for mac, address in self.hosts.reservations.items():
+            self.reserve(address, _reservation(mac))
         self.endpoints: dict[str, EndpointRecord] = {}  # those of stopped containers too
         self.gateway_mac = b"\x02\x42" + next(iter(self.gateways(4))).packed
         self.macs: dict[bytes, str] = {self.gateway_mac: "the gateway"}
@@ -242,16 +272,28 @@ class Network:
         there = {pool.plan.subnet: pool for pool in self.pools}
         pools = [there.get(plan.subnet) or AddressPool(plan) for plan in shape.subnets]
         done: list[tuple[AddressPool, SubnetPlan]] = []
+        hosts, former_hosts, held = _hosts(record), self.hosts, []
         try:
             for pool, plan in zip(pools, shape.subnets, strict=True):
                 former = pool.plan
                 if former != plan:
                     pool.replan(plan)
                     done.append((pool, former))
+            for mac, address in hosts.reservations.items():
+                if former_hosts.reservations.get(mac) != address:
+                    pool = next(pool for pool in pools if address in pool.plan.subnet)
+                    pool.reserve(address, _reservation(mac))
+                    held.append((pool, address))
         except Refused:
+            for pool, address in held:
+                pool.release(address)
             for pool, former in done:
                 pool.replan(former)
             raise
+        for mac, address in former_hosts.reservations.items():
+            if hosts.reservations.get(mac) != address:
+                self.release(address)
+        self.hosts = hosts
         self.record, self.shape, self.pools = record, shape, pools
         self.closed = {*self.closed, *(pool.plan.subnet for pool in pools if pool.plan.subnet not in there)}
         self.closed &= set(self.subnets)
@@ -263,6 +305,11 @@ class Network:
     @property
     def subnets(self) -> list[Subnet]:
         return [pool.plan.subnet for pool in self.pools]
+
+    @property
+    def advertised(self) -> bool:
+        """Whether its router advertises itself, and DHCPv6 is served."""
+        return self.shape.advertising.on
 
     def gateways(self, *versions: int) -> Iterable[Address]:
         """The gateway's address in each subnet, of the given IP versions or of all."""
@@ -317,3 +364,8 @@ class Network:
     def cursors(self) -> dict[str, str]:
         """What to hand in as `last` after a restart."""
         return {str(pool.plan.subnet): str(pool.last) for pool in self.pools if pool.last is not None}
+
+
+def _reservation(mac: bytes) -> str:
+    """Who holds a reserved address."""
+    return f"the DHCP reservation of {mac.hex(':')}"

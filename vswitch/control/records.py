@@ -51,6 +51,7 @@ class EndpointRecord(Struct, kw_only=True):
     aliases: list[str]
     gw_priority: int = 0
     unsettled: bool = False
+    source_guard: bool = True
 
 
 class PublicationRecord(Struct, kw_only=True, frozen=True):

@@ -32,9 +32,9 @@ from vswitch.control.containers import open_process
 from vswitch.control.edges import Parts
 from vswitch.control.ending import Ending
 from vswitch.control.endpoints import hold_endpoint, interface_plans, release_endpoint
+from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job
-from vswitch.control.leases import Leasing
 from vswitch.control.publishing import Publishing
 from vswitch.control.records import ContainerRecord, EndpointRecord, NetworkRecord, decode, encode
 from vswitch.control.segments import Segments
@@ -64,7 +64,7 @@ class Recovery:
         wiring: Wiring,
         segments: Segments,
         ending: Ending,
-        leasing: Leasing,
+        leasing: HostServices,
         publishing: Publishing,
         settling: Settling,
         changing: Changing,

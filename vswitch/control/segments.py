@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 
 from vswitch.control.edges import Parts
+from vswitch.control.hostservices import HostServices
 from vswitch.control.jobs import Job, quietly
-from vswitch.control.leases import Leasing
 from vswitch.control.names import new_id
 from vswitch.control.networks import DEFAULT, Network, Surroundings, plan_network
 from vswitch.control.records import NetworkRecord, encode
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Segments:
     """The networks' comings and goings."""
 
-    def __init__(self, parts: Parts, leasing: Leasing):
+    def __init__(self, parts: Parts, leasing: HostServices):
         self._parts = parts
         self._leasing = leasing
         self._subnets_told = asyncio.Lock()  # so that an older list never follows a newer one
@@ -138,11 +138,19 @@ class Segments:
             parts.host.interfaces(),
         )
 
+    async def tell_advertising(self, network: Network) -> None:
+        """Which questions cross to the router, and in which prefixes containers make themselves addresses."""
+        said = network.shape.advertising
+        await self._parts.datapath.set_network_router(network.index, on=said.on, prefixes=said.prefixes)
+
     async def _open(self, network: Network, undo: AsyncExitStack) -> None:
         """Make it in the dataplane: the gateway's own addresses, and the way out only once nothing can leak by it."""
         datapath, index = self._parts.datapath, network.index
-        await datapath.add_network(index, mtu=network.record.mtu, gateway_mac=network.gateway_mac, dhcp=True)
+        mtu, mac = network.record.mtu, network.gateway_mac
+        await datapath.add_network(index, mtu=mtu, gateway_mac=mac, dhcp=network.hosts.dhcp)
         undo.push_async_callback(self._close, network)
+        if network.advertised:
+            await self.tell_advertising(network)
         for gateway in network.bound():
             await self.bind_gateway(network, gateway)
         if network.shape.isolated:

@@ -9,7 +9,7 @@ This room composes and translates; what is done is done in the rooms below, and 
                 containers.py, endpoints.py (parts) · wiring.py (ports)
     tables      tables.py (what the dataplane knows and counts)
     outside     wayout.py (options) · publishing.py (published ports) · flows.py (connections) · hostaddresses.py
-    DHCP        leases.py          restart   recovery.py          views   views.py
+    DHCP, RA    hostservices.py    restart   recovery.py          views   views.py
 
 All methods belong to one event loop. Those that change something run to their end or are undone, even if the
 caller is cancelled (jobs.py); those that read are plain functions, and coroutines only where the dataplane
@@ -52,10 +52,10 @@ from vswitch.control.ending import Ending
 from vswitch.control.events import Events
 from vswitch.control.happenings import Happenings
 from vswitch.control.host import ProcHost
+from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Container, Inventory
 from vswitch.control.jobs import Job, Jobs
 from vswitch.control.joining import Joining
-from vswitch.control.leases import Leasing
 from vswitch.control.logs import log_path, make_log_folder, read_logs
 from vswitch.control.publishing import Publishing
 from vswitch.control.recovery import Recovery
@@ -138,7 +138,7 @@ class Switch(Tables):
         self._jobs = Jobs()
         self._publishing = Publishing(parts)
         self._wiring = Wiring(parts, self._publishing)
-        self._leasing = Leasing(parts)
+        self._leasing = HostServices(parts)
         super().__init__(parts, self._leasing)
         self._segments = Segments(parts, self._leasing)
         self._ending = Ending(parts, self._wiring, self._leasing, self._jobs)

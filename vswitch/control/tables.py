@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from vswitch.control import views
 from vswitch.control.edges import Parts
+from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Port
-from vswitch.control.leases import Leasing
 from vswitch.model import DropView, FdbView, LeaseView, NeighbourView, PortView, StatsView
 
 
 class Tables:
     """The part of a switch that shows tables and counters."""
 
-    def __init__(self, parts: Parts, leasing: Leasing):
+    def __init__(self, parts: Parts, leasing: HostServices):
         self._parts = parts
         self._leasing = leasing
         self._started_at = parts.clock.monotonic_s()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,6 +185,12 @@ class MemoryDatapath:
         await asyncio.sleep(0)
         self.networks[index]["isolated"] = isolated
 
+    async def set_network_router(self, index: int, *, on: bool, prefixes: Collection[bytes] = ()) -> None:
+        await asyncio.sleep(0)
+        if any(len(prefix) != 8 for prefix in prefixes):
+            raise ValueError("not the 8 bytes of a /64")
+        self.networks[index]["router"] = on, tuple(prefixes)
+
     async def remove_network(self, index: int) -> None:
         await asyncio.sleep(0)
         if any(port.network == index for port in self.ports.values()):
@@ -204,12 +210,15 @@ class MemoryDatapath:
         gso: int,
         mac: bytes | None = None,
         guard: bool = True,
+        addresses: Collection[bytes] = (),
         shared: bool = True,
     ) -> None:
         await asyncio.sleep(0)
         if index in self.ports or not 0 <= index < 65535 or network not in self.networks:
             raise ValueError("port index taken or out of range, or no such network")
         os.fstat(fd)  # a closed descriptor is an error here, not later
+        if any((network, address) not in self.bindings for address in addresses):
+            raise ValueError("a port's addresses are bound before it is added")
         self.ports[index] = MemoryPort(fd, network, kind, mac, guard)
 
     async def remove_port(self, index: int) -> None:

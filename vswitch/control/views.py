@@ -16,6 +16,7 @@ from vswitch.control.networks import Network
 from vswitch.control.overlaps import warnings
 from vswitch.control.records import EndpointRecord
 from vswitch.dhcp.table import Lease
+from vswitch.dhcp6.engine import Lease as Lease6
 from vswitch.drops import explanation
 from vswitch.model import (
     ContainerView,
@@ -161,6 +162,7 @@ def _endpoint(endpoint: EndpointRecord, endpoints: Sequence[EndpointRecord], inv
         aliases=list(endpoint.aliases),
         gw_priority=endpoint.gw_priority,
         default_route=default_routes(endpoint, endpoints, inventory.networks),
+        source_guard=endpoint.source_guard,
     )
 
 
@@ -205,14 +207,14 @@ def neighbour_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -
             mac=mac_text(row.mac),
             container=port and port.container.name,
             interface=port and port.endpoint.interface,
-            kind="gateway" if row.port is None else "endpoint",
+            kind="gateway" if row.port is None else "endpoint" if port and row.address in port.bindings else "claimed",
         )
         views.append(((network.name, address.version, address), view))
     return [view for _, view in sorted(views, key=lambda pair: pair[0])]
 
 
 def lease_views(
-    leases: Iterable[tuple[Network, Lease]], inventory: Inventory, wanted: Wanted
+    leases: Iterable[tuple[Network, Lease | Lease6]], inventory: Inventory, wanted: Wanted
 ) -> list[LeaseView]:
     """DHCP leases; memories of ended ones included, offers too."""
     holders = {
@@ -220,7 +222,7 @@ def lease_views(
     }
     views = []
     for network, lease in leases:
-        container = holders.get(lease.port)
+        container = holders.get(lease.port.partition("/")[0])
         if not wanted.on(network) or wanted.container not in (None, container):
             continue
         view = LeaseView(
@@ -233,7 +235,7 @@ def lease_views(
             state=lease.state.value,
             expires=None if lease.expires_at == math.inf else rfc3339(lease.expires_at),
         )
-        views.append(((network.name, lease.address), view))
+        views.append(((network.name, lease.address.version, lease.address), view))
     return [view for _, view in sorted(views, key=lambda pair: pair[0])]
 
 

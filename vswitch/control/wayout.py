@@ -22,6 +22,8 @@ a network without a way out is made with --internal, and then every other option
 and is refused too. Docker's names for what has no counterpart here, because there is no kernel bridge (HABITS), are
 taken and mean nothing. Whether the host has the address or interface is asked when the network is made, and not when it
 is brought back after a restart: an interface may come later than we do.
+
+What hosts are told by DHCP and router advertisements is said by options too: hostconfig.py.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 
+from vswitch.control import hostconfig
 from vswitch.model import Refused
 
 DOCKER = "com.docker.network."
@@ -48,7 +51,7 @@ HABITS = (
     f"{DOCKER}bridge.trusted_host_interfaces",
     f"{DOCKER}container_iface_prefix",
 )
-NOT_THE_WAY_OUT = ("mtu", "icc")
+NOT_THE_WAY_OUT = ("mtu", "icc", *hostconfig.READERS)
 UDP_FILTERING = ("address-dependent", "endpoint-independent")
 TRUE, FALSE = ("true", "1"), ("false", "0")
 INTERFACE_NAME_LIMIT = 15  # IFNAMSIZ without its final zero

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endpoint's descriptor becomes a port of the dataplane, and stops being one.
 
-    connect:     port (static MAC, guard on) → bindings of its addresses → kept by the service manager
+    connect:     bindings of its addresses → port (static MAC, guard on unless it was asked off) → kept by the
+    service manager
     disconnect:  published ports, then the same backwards; only then is the descriptor closed
 
 A descriptor belongs to this room from `connect` on. `let_go` also ends the interface's persistence, so it
@@ -58,9 +59,10 @@ class Wiring:
             port.plan = plan
             parts.observer.port_coming(port)
             partly.callback(parts.observer.port_left, port)
-            await self._add(port)
-            partly.push_async_callback(self._remove, port)
+            partly.push_async_callback(self._unbind, port)
             await self._bind(port)
+            await self._add(port)
+            partly.push_async_callback(self._take_out, port)
             await parts.observer.port_came(port)
             partly.callback(self._enlist(port))
             undo.push_async_exit(partly.pop_all())
@@ -124,7 +126,8 @@ class Wiring:
             vnet_header=port.tap.vnet_header,
             gso=port.tap.gso,
             mac=mac_bytes(port.endpoint.mac),
-            guard=True,
+            guard=port.endpoint.source_guard,
+            addresses=port.bindings,  # it is held to them from its first frame on
             shared=False,  # our own helper opened it, non-blocking, and a store keeps its copy untouched
         )
 
@@ -141,10 +144,16 @@ class Wiring:
                 raise Refused(f"the switch's neighbour table is full ({full}): detach a container", 507) from None
 
     async def _remove(self, port: Port) -> None:
-        datapath, name = self._parts.datapath, f"port {port.container.name}/{port.endpoint.interface}"
+        await self._take_out(port)
+        await self._unbind(port)
+
+    async def _unbind(self, port: Port) -> None:
         while port.bindings:
-            await quietly(datapath.remove_neighbour(port.network.index, port.bindings.pop()), name)
-        await quietly(datapath.remove_port(port.index), name)
+            unbinding = self._parts.datapath.remove_neighbour(port.network.index, port.bindings.pop())
+            await quietly(unbinding, _called(port))
+
+    async def _take_out(self, port: Port) -> None:
+        await quietly(self._parts.datapath.remove_port(port.index), _called(port))
 
     def _enlist(self, port: Port):
         """The port can be found from now on; returns what takes that back."""
@@ -167,3 +176,8 @@ class Wiring:
         return [
             (ip_address(text), mac) for text in (port.endpoint.ipv4, port.endpoint.ipv6) if text is not None
         ]
+
+
+def _called(port: Port) -> str:
+    """As the log names it."""
+    return f"port {port.container.name}/{port.endpoint.interface}"

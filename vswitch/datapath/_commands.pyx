@@ -17,11 +17,13 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport (
     SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_FLOW_KILL, OP_FLOW_WATCH, OP_HOST_ADDRESSES, OP_LISTEN, OP_OWN_SUBNETS, OP_UNLISTEN, OP_WAY_OUT,
-    OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB,
+    AUTOCONF_PREFIXES, OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX, OP_NETWORK_REMOVE, OP_NETWORK_ROUTER,
+    OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB,
     SNAPSHOT_FLOWS, Command, FdbRow, FlowRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
 )
-from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_remove, neighbour_set, neighbours_flush
+from vswitch.arp._neighbours cimport GATEWAY_PORT, Neighbour, neighbour_find, neighbour_remove, neighbour_set, neighbours_flush
 from vswitch.bridge._fdb cimport FDB_STATIC, FdbEntry, fdb_assign, fdb_flush, fdb_key, fdb_resign
+from vswitch.guard._guard cimport forget_claims, port_binds, port_unbinds
 from vswitch.nat._addresses cimport Prefix
 from vswitch.nat._conntrack cimport Flow
 from vswitch.nat._listen cimport listen_add, listen_remove
@@ -63,6 +65,10 @@ cdef bint apply(Switch *sw, const Command *command) noexcept nogil:
         sw.networks[command.index].mtu = <uint32_t>command.value
     elif command.op == OP_NETWORK_ISOLATED:
         sw.networks[command.index].isolated = <uint8_t>command.value
+    elif command.op == OP_NETWORK_ROUTER:
+        sw.networks[command.index].router, sw.networks[command.index].autoconf_count = <uint8_t>command.value, 0
+    elif command.op == OP_NETWORK_PREFIX:
+        add_prefix(sw.networks[command.index], command.address)
     elif command.op == OP_PORT_ADD:
         add_port(sw, <Port *>command.pointer)
     elif command.op == OP_PORT_REMOVE:
@@ -100,6 +106,13 @@ cdef void apply_nat(Switch *sw, const Command *command) noexcept nogil:
         nat_kill(sw, <uint32_t>command.value, <uint32_t>(command.value >> 32))
     elif command.op == OP_FLOW_WATCH:
         sw.nat.watched = <uint8_t>command.value
+
+
+cdef void add_prefix(Network *network, const uint8_t *prefix) noexcept nogil:
+    """Containers may make themselves addresses in it; control gives no more than there is room for."""
+    if network.autoconf_count < AUTOCONF_PREFIXES:
+        memcpy(network.autoconf[network.autoconf_count], prefix, 8)
+        network.autoconf_count += 1
 
 
 cdef void remove_network(Switch *sw, uint16_t index) noexcept nogil:
@@ -162,6 +175,7 @@ cdef bint remove_port(Switch *sw, uint16_t index) noexcept nogil:
             kept += 1
     network.members = kept
     fdb_flush(&sw.fdb, index)
+    forget_claims(sw, port)
     if port.has_mac:
         fdb_resign(&sw.fdb, fdb_key(port.network, port.mac), index)
     sw.ports[index] = NULL
@@ -173,7 +187,11 @@ cdef bint remove_port(Switch *sw, uint16_t index) noexcept nogil:
 cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:
     """Adds a binding; the first IPv4 one of the gateway is the address in whose name it sends errors."""
     cdef Network *network = sw.networks[command.network]
-    neighbour_set(&sw.neighbours, command.network, command.address, command.mac, command.index)
+    cdef const Neighbour *before = neighbour_find(&sw.neighbours, command.network, command.address)
+    if before != NULL:
+        port_unbinds(sw, before)
+    if neighbour_set(&sw.neighbours, command.network, command.address, command.mac, command.index) and sw.ports[command.index] != NULL:
+        port_binds(sw.ports[command.index], command.address)
     if command.index == GATEWAY_PORT and command.address[10] == 0xFF and network.gateway4[0] == 0:
         memcpy(network.gateway4, &command.address[12], 4)
     if command.index == GATEWAY_PORT and command.address[0] and command.address[0] != 0xFE and network.gateway6[0] == 0:
@@ -183,6 +201,9 @@ cdef void set_neighbour(Switch *sw, const Command *command) noexcept nogil:
 cdef void remove_neighbour(Switch *sw, const Command *command) noexcept nogil:
     """Forgets a binding; errors are sent in another name from then on if it was the gateway's."""
     cdef Network *network = sw.networks[command.network]
+    cdef const Neighbour *before = neighbour_find(&sw.neighbours, command.network, command.address)
+    if before != NULL:
+        port_unbinds(sw, before)
     neighbour_remove(&sw.neighbours, command.network, command.address)
     if command.address[10] == 0xFF and memcmp(network.gateway4, &command.address[12], 4) == 0:
         memset(network.gateway4, 0, 4)

@@ -15,8 +15,9 @@ from libc.string cimport memcpy
 from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
-    EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE,
-    OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_REMOVE, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
+    AUTOCONF_PREFIXES, EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
+    OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX,
+    OP_NETWORK_REMOVE, OP_NETWORK_ROUTER, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
     PORT_PACKET, PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
     Counters, Event, FlowEvent, InjectHeader, Network, Port, PuntHeader, switch_close, switch_open, switch_run, switch_turn,
 )
@@ -76,6 +77,18 @@ cdef void refuse_descriptors(const Port *port) noexcept:
     cdef int no = 0
     if port.kind == PORT_PACKET:
         setsockopt(port.fd, SOL_SOCKET, SO_PASSRIGHTS, &no, sizeof(no))
+
+
+cdef int note_own(Port *port, bytes address) except -1:
+    """An address that is bound to a port before it is there; from one on the port is held to its addresses of both IP versions."""
+    if len(address) not in (4, 16):
+        raise ValueError("an address has 4 or 16 bytes")
+    port.holds = HOLDS_IPV4 | HOLDS_IPV6
+    if len(address) == 4 and port.own4[0] == 0:
+        memcpy(port.own4, <const uint8_t *>address, 4)
+    elif len(address) == 16 and port.own6[0] == 0:
+        memcpy(port.own6, <const uint8_t *>address, 16)
+    return 0
 
 
 @cython.no_gc       # it is in no cycle, and the collector must not empty its lists before __dealloc__, which needs them
@@ -227,11 +240,28 @@ cdef class Dataplane(Outside):
         command.op, command.index, command.value = OP_NETWORK_ISOLATED, index, isolated
         return self.post(&command)
 
+    def post_network_router(self, uint16_t index, bint on):
+        """Whether router solicitations and DHCPv6 questions go to control; prefixes for autoconfiguration are forgotten."""
+        cdef Command command = blank()
+        if index not in self.networks:
+            raise ValueError("no such network")
+        command.op, command.index, command.value = OP_NETWORK_ROUTER, index, on
+        return self.post(&command)
+
+    def post_network_prefix(self, uint16_t index, bytes prefix not None):
+        """A further /64 (its 8 bytes) in which containers may make themselves addresses; AUTOCONF_PREFIXES at most."""
+        cdef Command command = blank()
+        if index not in self.networks or len(prefix) != 8:
+            raise ValueError("no such network, or not the 8 bytes of a /64")
+        command.op, command.index = OP_NETWORK_PREFIX, index
+        memcpy(command.address, <const uint8_t *>prefix, 8)
+        return self.post(&command)
+
     def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,
-                      bint guard=True, bint shared=True):
+                      bint guard=True, addresses=(), bint shared=True):
         """A descriptor becomes a port; `gso` is the mask of super-frames it takes (1 TCPv4, 2 TCPv6, 4 UDP), `mac` its assigned address.
 
-        `shared` False says that nobody else holds the descriptor's open file, and that it is non-blocking.
+        `addresses` (4 or 16 bytes) are those that are bound to it already: the guard holds it to them from its first frame on. `shared` False says that nobody else holds the descriptor's open file, and that it is non-blocking.
         """
         cdef Command command = blank()
         cdef Port *port
@@ -243,6 +273,8 @@ cdef class Dataplane(Outside):
         if port == NULL:
             raise MemoryError("no memory for a port")
         port.fd, port.index, port.network, port.vnet, port.gso, port.guard = fd, index, network, vnet_header, gso, guard
+        for address in addresses:
+            note_own(port, address)
         port.kind = PORT_TAP if kind == "tap" else PORT_PACKET
         port.shared = port.nowait = shared and port.kind == PORT_TAP
         port.punt_tokens = PUNT_BURST * 1000

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 PUNTS_PER_CALL = 64
 CAPTURE_SLOTS = 8
 MAX_LISTENERS = 65536
-KINDS = {1: "dhcp"}
+KINDS = {1: "dhcp", 2: "router", 3: "dhcpv6"}
 EVENTS = {1: "port_gone", 2: "no_ping", 3: "flow_opened", 4: "flow_closed"}
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 DIRECTIONS = {1: "out", 2: "in"}
@@ -240,6 +240,13 @@ class Datapath:
         """Whether its ports reach each other, or the gateway only."""
         await self._post(self.plane.post_network_isolated, index, isolated)
 
+    async def set_network_router(self, index: int, *, on: bool, prefixes: Collection[bytes] = ()) -> None:
+        """Whether a network's router solicitations and DHCPv6 questions go to on_punt, and the prefixes (8 bytes each)
+        in which its containers may make themselves addresses."""
+        await self._post(self.plane.post_network_router, index, on)
+        for prefix in prefixes:
+            await self._post(self.plane.post_network_prefix, index, prefix)
+
     async def remove_network(self, index: int) -> None:
         """Forgets a network; its ports must have been removed."""
         await self._post(self.plane.post_network_remove, index)
@@ -255,9 +262,11 @@ class Datapath:
         gso: int,
         mac: bytes | None = None,
         guard: bool = True,
+        addresses: Collection[bytes] = (),
         shared: bool = True,
     ) -> None:
-        """A descriptor becomes a port; `shared` False only if nobody else can hold its (non-blocking) open file."""
+        """A descriptor becomes a port; `shared` False only if nobody else can hold its (non-blocking) open file. With
+        `guard` it speaks as its MAC and as `addresses`, which are bound to it already."""
         await self._post(
             self.plane.post_port_add,
             index,
@@ -268,6 +277,7 @@ class Datapath:
             gso=gso,
             mac=mac,
             guard=guard,
+            addresses=addresses,
             shared=shared,
         )
 

@@ -31,7 +31,7 @@ from vswitch.dhcp.message import ANY, MessageType
 from vswitch.dhcp.reply import Reply, grant, inform, refuse
 from vswitch.dhcp.request import Request, read
 from vswitch.dhcp.scope import INFINITE_S, MIN_LEASE_S, Addresses, Ingress, Scope
-from vswitch.dhcp.table import Change, Client, Delete, Lease, Put, State, Table, identity
+from vswitch.dhcp.table import FIRM, Change, Client, Delete, Lease, Put, State, Table, identity
 
 OFFER_S = 30
 """How long an offer is held: clients choose within a few seconds; longer only helps floods."""
@@ -202,7 +202,7 @@ class _Exchange:
         if self.request.rapid_commit and self.scope.rapid_commit:
             return self._bind(address)
         known = self.table.at(address)
-        if known is None or known.state is not State.BOUND or known.client != self.client:
+        if known is None or known.state not in FIRM or known.client != self.client:
             self.table.put(self._lease(address, State.OFFERED, known, self.now + OFFER_S))
         return self._outcome(self._grant(MessageType.OFFER, address))
 

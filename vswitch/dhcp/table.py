@@ -42,7 +42,7 @@ class State(StrEnum):
     DECLINED = "declined"
     """Somebody else was seen to use the address: no client gets it. Time: nothing. Never evicted, counts for
     its port. Beware: a dynamic one belongs to no client any more; a reserved one is offered again when its
-    port asks."""
+    port asks, and stays DECLINED until a REQUEST takes it: an offer is no news for the store."""
     RELEASED = "released"
     """Given back, kept as a memory. IPAM may give the address to anyone; the same client gets it if it is
     still free. Time, eviction, another client at this address: nothing."""
@@ -51,6 +51,8 @@ class State(StrEnum):
 
 
 HELD = frozenset({State.OFFERED, State.BOUND, State.DECLINED})
+FIRM = frozenset({State.BOUND, State.DECLINED})
+"""What an offer leaves as it is: the store holds it, and offers are not stored."""
 
 
 class Client(NamedTuple):

@@ -15,8 +15,9 @@ cdef struct Query:
     uint32_t length
     uint16_t network
     uint16_t port           # where the frame came in
-    bint guard              # the port may only speak for itself
     bint isolated           # its network's containers don't learn of each other
+    bint guard              # the port may only speak for itself,
+    bint held4              # and as its own IPv4 addresses
     uint8_t *reply          # out: room for length + REPLY_BYTES
     uint32_t reply_bytes    # out: 0 for no answer
     uint8_t drop            # out: why the frame died, FORWARDED where it was answered or goes on

@@ -6,8 +6,8 @@ and the frame dies). Nothing here keeps state, waits, or asks Python, so all of 
 
 ARP (RFC 826, 5227) and neighbour discovery (RFC 4861, 4862) are answered for the gateway and on behalf of every known binding, so that a
 question for a known address leaves on no port. A question for the asker's own address is never answered: it is how a host
-finds out that somebody else has its address. From a guarded port a packet that claims another's address is dropped; a claim to
-the gateway's address is dropped from any port.
+finds out that somebody else has its address. From a guarded port a packet that claims an address that is not its own is dropped (guard/ says which
+are its own where they are IPv6); a claim to the gateway's address is dropped from any port.
 
 Echo (RFC 792, 4443) is answered fragment by fragment without reassembly: the reply differs from the request in the addresses, which cancel
 out in every checksum, and in the type, which stands in the first fragment together with the checksum that covers it.
@@ -58,6 +58,7 @@ cdef inline void drop(Query *query, Drop reason) noexcept nogil:
 cdef bint answer_arp(Query *query) noexcept nogil:
     """An ARP packet: True when it ends here (answered or dropped), False when it goes on like any other frame."""
     cdef const uint8_t *arp = query.frame + ETHERNET
+    cdef const Neighbour *claimed
     cdef const Neighbour *target
     if query.length < ARP_END or read32(arp) != 0x00010800 or read16(arp + 4) != 0x0604 or arp[8] & 1:
         drop(query, Drop.ARP_MALFORMED)
@@ -65,9 +66,11 @@ cdef bint answer_arp(Query *query) noexcept nogil:
     if query.guard and memcmp(arp + 8, query.frame + 6, 6) != 0:
         drop(query, Drop.ARP_SPOOF)
         return True
-    if read32(arp + 14) and foreign(query, neighbour_find4(query.neighbours, query.network, arp + 14)):
-        drop(query, Drop.ARP_SPOOF)
-        return True
+    if read32(arp + 14):
+        claimed = neighbour_find4(query.neighbours, query.network, arp + 14)
+        if foreign(query, claimed) or (claimed == NULL and query.held4):
+            drop(query, Drop.ARP_SPOOF)
+            return True
     if read16(arp + 6) != 1:
         return False
     target = neighbour_find4(query.neighbours, query.network, arp + 24)
@@ -107,7 +110,10 @@ cdef bint answer_nd(Query *query) noexcept nogil:
     cdef const Neighbour *target
     if query.length < IPV6_END + 8 or icmp[0] < 133 or icmp[0] > 137:
         return False
-    if (icmp[0] == 134 or icmp[0] == 137) and query.guard:
+    if icmp[0] == 134 and query.guard:
+        drop(query, Drop.ROGUE_RA)
+        return True
+    if icmp[0] == 137 and query.guard:
         drop(query, Drop.ND_SPOOF)
         return True
     if icmp[0] == 133 and query.guard and query.length >= IPV6_END + size and forged_nd(query, ip, icmp, size, NULL):

@@ -13,7 +13,8 @@ before it is up, since the kernel makes a link-local address, multicast reports 
 that moment. A container without an IPv6 address gets disable_ipv6=1, as Docker does; where /proc/sys is
 read-only (a daemon in a container, ProtectKernelTunables=) the interface merely makes itself no link-local
 address, which silences it as well. One with an IPv6 address gets disable_ipv6=0, whatever the namespace's
-default says. accept_ra=0 in any case: address and route come from here.
+default says. accept_ra=0, since address and route come from here, unless the plan says that hosts of this network
+make themselves addresses: then accept_ra=2, so that it holds for a container that forwards too.
 """
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class InterfacePlan(Struct, kw_only=True, forbid_unknown_fields=True):
 
     `name` None or empty is the first free ethN. Addresses carry their prefix length. A gateway is a default
     route; `dropped_gateways` are those through which there shall be none on this interface, since another one has it.
-    `routes` are further subnets that are reached without a gateway. `persist` lets the interface outlive the switch.
+    `routes` are further subnets that are reached without a gateway. `accept_ra`: the kernel makes itself addresses as
+    routers advertise. `persist` lets the interface outlive the switch.
     """
 
     name: str | None = None
@@ -55,6 +57,7 @@ class InterfacePlan(Struct, kw_only=True, forbid_unknown_fields=True):
     gateway6: str | None = None
     dropped_gateways: list[str] = []
     routes: list[str] = []
+    accept_ra: bool = False
     persist: bool = True
 
 
@@ -71,7 +74,8 @@ def configure(plan: InterfacePlan) -> None:
     if not plan.name:
         raise ValueError("the interface's name is chosen before it is configured")
     index = socket.if_nametoindex(plan.name)
-    changes = [] if _set_ipv6(plan.name, wanted=bool(plan.ipv6)) or plan.ipv6 else [rtnl.silent6(index)]
+    in_reach = _set_ipv6(plan.name, wanted=bool(plan.ipv6), accept_ra=plan.accept_ra)
+    changes = [] if in_reach or plan.ipv6 else [rtnl.silent6(index)]
     changes += [
         rtnl.loopback_up(),
         rtnl.link_settings(index, mac=plan.mac, mtu=plan.mtu, txqueuelen=plan.txqueuelen),
@@ -131,14 +135,14 @@ def _kernel(name: str) -> Iterator[rtnl.Rtnl]:
         raise Refused(f"interface {name}: {error}", 500) from None
 
 
-def _set_ipv6(name: str, *, wanted: bool) -> bool:
+def _set_ipv6(name: str, *, wanted: bool, accept_ra: bool) -> bool:
     """Write the interface's IPv6 sysctls, before it goes up; False if they are out of reach."""
     if not _kernel_has_ipv6():
         if wanted:
             raise Refused("this kernel has no IPv6: use networks without it, or boot it with IPv6", 500)
         return True
     try:
-        _write(f"{SYSCTL_IPV6}/{name}/accept_ra", "0")
+        _write(f"{SYSCTL_IPV6}/{name}/accept_ra", "2" if accept_ra else "0")
         _write(f"{SYSCTL_IPV6}/{name}/disable_ipv6", "0" if wanted else "1")
     except OSError:
         return False
