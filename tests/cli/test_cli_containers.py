@@ -68,6 +68,7 @@ def test_a_long_command_is_cut_and_a_stopped_one_shows_its_status():
         "pid": None,
         "netns": None,
         "networks": [],
+        "network_mode": "bridge",
         "ports": [],
     }
     identity, command, created, status, networks, addresses, ports, name = _row(container)

@@ -46,11 +46,16 @@ def _row(container: dict[str, Any]) -> tuple[Any, ...]:
         _what_runs(container),
         ago(container["created"]),
         _status(container),
-        [n["name"] for n in networks],
+        [n["name"] for n in networks] or _without_network(container["network_mode"]),
         addresses,
         compact(container["ports"]),
         container["name"],
     )
+
+
+def _without_network(mode: str) -> list[str]:
+    """What it has instead; nothing, if it left its networks."""
+    return [] if mode == "bridge" else [mode]
 
 
 def _what_runs(container: dict[str, Any]) -> str:

@@ -9,18 +9,22 @@ nothing behind: leaving `prepare` ends the namespaces, and the container is take
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vswitch.cli.attach import hand_over
 from vswitch.cli.each import each
 from vswitch.cli.habits import docker_habits, refuse_image
-from vswitch.cli.options import attachment_options, attachments, client_command, environment, pairs, repeated
+from vswitch.cli.options import attachment_options, client_command, environment, network_words, pairs, repeated
 from vswitch.cli.refusals import as_client_errors, failing_with
 from vswitch.control.api.client import Client, ClientError, segment
+
+if TYPE_CHECKING:
+    from vswitch.container.files import Files
+    from vswitch.container.isolate import Shared
 
 FAILED = 125  # vswitch itself failed; 126 and 127 are the program's: can't be run, can't be found
 OF_SERVICE_MANAGERS = (
@@ -31,6 +35,7 @@ OF_SERVICE_MANAGERS = (
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 )
+ID_LENGTH = 64
 PROGRAM = {"allow_interspersed_args": False}
 
 
@@ -67,6 +72,9 @@ def run_command(
 ) -> int:
     """Run COMMAND in namespaces of its own, attached to networks.
 
+    --network host is without a network namespace of its own, none has nothing in it but lo, container:NAME shares that
+    container's.
+
     Without -d the exit status is the program's own: 125 if vswitch failed, 126 if the program can't be run,
     127 if there is none.
     """
@@ -75,6 +83,8 @@ def run_command(
             "--standalone ends with this command: leave out -d, or start a switch with vswitch-run"
         )
     spec = _spec(command=list(command), detached=detached, **words)
+    if spec.get("network_mode") == "host" and spec["hostname"] is None:
+        spec["hostname"] = os.uname().nodename
     refuse_image(spec["command"], spec["environment"], spec["workdir"])
     with failing_with(FAILED), ExitStack() as until_end:
         if standalone:
@@ -104,7 +114,7 @@ def _spec(
 ) -> dict[str, Any]:
     """The ContainerSpec of the words; the folder is where we are, unless -w says another."""
     return {
-        "networks": attachments(networks, ip, ip6, mac_address, aliases),
+        **network_words(networks, ip, ip6, mac_address, aliases),
         "environment": environment(variables),
         "workdir": os.path.abspath(workdir or "."),
         "labels": pairs("--label", labels),
@@ -127,14 +137,16 @@ def _run(
     the switch if the program does not come to run.
     """
     from vswitch.container import capabilities
-    from vswitch.container.files import Files
     from vswitch.container.launch import prepare
 
     def report(identity: str, exit_code: int) -> None:
         client.post(f"/v1/containers/{identity}/exit", {"exit_code": exit_code})
 
     keep = capabilities.wanted(spec["cap_add"], spec["cap_drop"])
-    with prepare(detached=spec["detached"], on_exit=report) as prepared:
+    with (
+        shared_network(client, spec) as shared,
+        prepare(detached=spec["detached"], on_exit=report, shared=shared) as prepared,
+    ):
         place = hand_over(client, prepared.origin, prepared.netns_fd, prepared.userns_fd, prepared.pidfd)
         attached = register(place)
         container = attached["container"]
@@ -142,7 +154,7 @@ def _run(
             status = prepared.go(
                 spec["command"],
                 env=_inherited_environment() | spec["environment"],
-                files=Files(**attached["files"]),
+                files=_files(spec, attached),
                 hostname=container["hostname"],
                 workdir=spec["workdir"],
                 capabilities=keep,
@@ -157,6 +169,70 @@ def _run(
     elif spec["detached"]:
         undo(container["id"])
     return status
+
+
+def _files(spec: dict[str, Any], attached: dict[str, Any]) -> Files:
+    """What the switch says; with the host's network, what the host has where we are."""
+    from vswitch.container import files
+
+    if spec.get("network_mode") != "host":
+        return files.Files(**attached["files"])
+    resolver = {name: spec[name] for name in ("dns", "dns_search", "dns_options", "extra_hosts")}
+    return files.beside_the_host(
+        attached["container"]["hostname"],
+        host_resolv_conf=_text("/etc/resolv.conf"),
+        host_hosts=_text("/etc/hosts"),
+        **resolver,
+    )
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def shared_network(client: Client, spec: dict[str, Any]) -> Iterator[Shared | None]:
+    """The network namespace that is there already, as --network host or container:NAME says; else None."""
+    mode = spec.get("network_mode", "bridge")
+    if mode in ("bridge", "none"):
+        yield None
+        return
+    from vswitch.container import namespaces
+    from vswitch.container.isolate import Shared
+
+    if mode == "host":
+        yield Shared()
+        return
+    netns = _others_namespace(client, mode.removeprefix("container:"))
+    found = Shared(netns, namespaces.owner_userns(netns))
+    try:
+        yield found
+    finally:
+        for fd in found:
+            if fd is not None:
+                os.close(fd)
+
+
+def _others_namespace(client: Client, name: str) -> int:
+    """A descriptor of a running container's network namespace, opened with our own rights."""
+    from vswitch.container import namespaces
+
+    try:
+        other = client.get(f"/v1/containers/{segment(name)}")
+    except ClientError as refusal:
+        if refusal.status == 404 and len(name) == ID_LENGTH:  # as it was kept, not as somebody typed it
+            raise ClientError("the container whose network it shares is gone: run this one anew") from None
+        raise
+    if other["state"] not in ("running", "orphaned") or other["netns"] is None:
+        raise ClientError(
+            f"container {other['name']} is {other['state']}: its network can only be shared while it runs;"
+            f" `vswitch start {other['name']}` first"
+        )
+    return namespaces.open_netns(other["netns"])
 
 
 def _inherited_environment() -> dict[str, str]:

@@ -51,6 +51,8 @@ def planned(texts: Sequence[str], record: ContainerRecord, networks: dict[str, N
     if len(texts) > PUBLICATIONS_LIMIT:
         raise Refused(f"{len(texts)} times -p is too often: at most {PUBLICATIONS_LIMIT}; ranges count once")
     asked = [parse(text) for text in texts]
+    if not record.endpoints:
+        raise Refused(f"container {record.name} is on no network, so nothing of it can be published: connect it to one")
     endpoint = default_endpoint(record.endpoints, networks)
     if endpoint is None:
         names = " and ".join(networks[e.network].name for e in record.endpoints)
