@@ -85,6 +85,14 @@ def test_a_container_shares_anothers_network_and_outlives_it(switch: LivingSwitc
     assert "gone" in switch("start", "side", check=False).stderr
 
 
+def test_a_namespace_comes_back_while_another_container_still_shares_it(switch: LivingSwitch):
+    namespace = switch.container("a")
+    switch("run", "-d", "--name", "side", "--network", "container:a", "--", "sleep", "infinity")
+    switch("detach", "a")
+    switch("attach", "--netns", namespace.name, "--name", "a")
+    assert switch.address("a") in switch("exec", "side", "--", "ip", "addr").stdout
+
+
 def test_modes_outlive_the_switch_and_a_stop(switch: LivingSwitch):
     for name, mode in (("alone", "none"), ("bare", "host"), ("web", "default"), ("side", "container:web")):
         switch("run", "-d", "--name", name, "--network", mode, "--", "sleep", "infinity")
