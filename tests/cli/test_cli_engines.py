@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vswitch.cli.engines import EngineContainer, understood
+from vswitch.cli.engines import understood
 from vswitch.control.api.client import ClientError
 
 IN_EVERY_MOUNTINFO = "/proc"  # stands for a container's id, which engines leave in cgroups and mounts
@@ -109,12 +109,25 @@ def test_one_place_is_said_and_no_more(cli, engines):
         assert cli("attach", *words).status == 2
 
 
-@given(st.text() | st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(
-    st.sampled_from(["Id", "Name", "State", "Config", "HostConfig", "Pid", "Status"]), inner)).map(json.dumps))  # fmt: skip
+ANYTHING = st.recursive(
+    st.none() | st.integers(-2, 9) | st.booleans() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),
+    max_leaves=4,
+)
+STATE = st.fixed_dictionaries({}, optional={"Pid": ANYTHING, "Status": ANYTHING})
+OTHERS = st.fixed_dictionaries({}, optional={"Hostname": ANYTHING, "NetworkMode": ANYTHING})
+SHOWN = st.fixed_dictionaries(
+    {"Id": ANYTHING, "Name": ANYTHING, "State": STATE | ANYTHING, "Config": OTHERS | ANYTHING, "HostConfig": OTHERS}
+)
+
+
+@example(json.dumps([{"Id": "i", "Name": "n", "State": {"Pid": 7}, "Config": {}, "HostConfig": None}]))
+@example(json.dumps([{"Id": "i", "Name": "n", "State": {"Pid": 7}, "Config": {"Hostname": 7}, "HostConfig": {}}]))
+@given(st.text() | (st.lists(SHOWN, max_size=2) | ANYTHING).map(json.dumps))
 def test_whatever_an_engine_says_is_understood_or_refused(answer):
     try:
         container = understood("podman", "web", answer)
     except ClientError as refusal:
         assert "\n" not in str(refusal).strip()
     else:
-        assert isinstance(container, EngineContainer) and container.pid > 0
+        assert container.pid > 0 and isinstance(container.hostname, str | None)

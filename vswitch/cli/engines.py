@@ -97,17 +97,18 @@ def understood(engine: str, reference: str, answer: str) -> EngineContainer:
         state, configured, host = shown["State"], shown["Config"], shown["HostConfig"]
         identity, name = _text(shown["Id"]), _text(shown["Name"]).lstrip("/")
         pid, mode = state["Pid"], host.get("NetworkMode")
-        hostname = configured.get("Hostname")
+        hostname = configured.get("Hostname") or None
         status = state.get("Status") or "not running"
-        if not isinstance(pid, int) or isinstance(pid, bool):
+        texts = all(value is None or isinstance(value, str) for value in (hostname, status, mode))
+        if not texts or not isinstance(pid, int) or isinstance(pid, bool):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ClientError(f"{engine} describes {reference} in a way that is not understood: attach it by --pid") from None
+        raise ClientError(f"what {engine} says of {reference} is not understood: attach it by --pid") from None
     if pid <= 0:
         raise ClientError(f"{NAMES[engine]}'s container {name} is {status}: `{engine} start {name}` first")
     if mode == "host":
         raise ClientError(f"{NAMES[engine]}'s container {name} has the host's network: make it with --network none")
-    return EngineContainer(engine, identity, name, hostname or None, pid)
+    return EngineContainer(engine, identity, name, hostname, pid)
 
 
 def refuse_stranger(container: EngineContainer, proc: str = "/proc") -> None:
