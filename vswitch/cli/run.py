@@ -92,12 +92,7 @@ def run_command(
 
             client = Client(until_end.enter_context(private_switch()))
         client.get("/v1/version")  # says how to start a switch, before anything is made
-        return _run(
-            client,
-            spec,
-            lambda place: client.post("/v1/containers", {"spec": spec, **place}),
-            _forgetting(client),
-        )
+        return run_container(client, spec)
 
 
 def _spec(
@@ -122,19 +117,24 @@ def _spec(
     }
 
 
+def run_container(client: Client, spec: dict[str, Any], tell: Callable[[str], None] = print) -> int:
+    """A new container; of a detached one that runs, `tell` gets the id. The status as of `_run`."""
+    return _run(
+        client, spec, lambda place: client.post("/v1/containers", {"spec": spec, **place}), _forgetting(client), tell
+    )
+
+
 def _run(
     client: Client,
     spec: dict[str, Any],
     register: Callable[[dict[str, Any]], dict[str, Any]],
     undo: Callable[[str], None],
-    called: str | None = None,
+    tell: Callable[[str], None],
 ) -> int:
     """Make the namespaces, register them, run the program.
 
-    Returns its exit status, or 0 for a detached one that runs.
-
-    A detached one is told to the user, as `called` or by its id. `undo(id)` takes what was registered out of
-    the switch if the program does not come to run.
+    Returns its exit status, or 0 for a detached one that runs, whose id `tell` gets. `undo(id)` takes what was
+    registered out of the switch if the program does not come to run.
     """
     from vswitch.container import capabilities
     from vswitch.container.launch import prepare
@@ -165,7 +165,7 @@ def _run(
             undo(container["id"])
             raise
     if spec["detached"] and status == 0:
-        print(called or container["id"])
+        tell(container["id"])
     elif spec["detached"]:
         undo(container["id"])
     return status
@@ -259,12 +259,12 @@ def start_command(client: Client, names: tuple[str, ...]) -> int:
 
     They get the addresses they had.
     """
-    statuses, refused = each(names, lambda name: _start(client, name))
+    statuses, refused = each(names, lambda name: start_container(client, name, lambda _: print(name)))
     return refused or int(any(statuses))
 
 
-def _start(client: Client, name: str) -> int:
-    """The container's program runs again: 0.
+def start_container(client: Client, name: str, tell: Callable[[str], None] = print) -> int:
+    """The container's program runs again: 0, and `tell` gets its id.
 
     If it cannot be run, that has been said, and the container is stopped as before.
     """
@@ -280,12 +280,14 @@ def _start(client: Client, name: str) -> int:
             spec | {"detached": True},
             lambda place: client.post(f"{path}/start", place),
             lambda identity: None,
-            name,
+            tell,
         )
 
 
 @client_command("exec", context_settings=PROGRAM)
 @program_options
+@click.option("-i", "--interactive", is_flag=True, hidden=True, expose_value=False, help="As happens anyway.")
+@click.option("-t", "--tty", is_flag=True, hidden=True, expose_value=False, help="As happens anyway.")
 @click.argument("name", metavar="CONTAINER")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
 def exec_command(
@@ -301,7 +303,8 @@ def exec_command(
     with failing_with(FAILED):
         container = client.get(f"/v1/containers/{segment(name)}")
         if container["state"] != "running":
-            raise ClientError(f"container {name} is {container['state']}, not running")
+            start = f": `vswitch start {name}` first" if container["state"] == "exited" else ""
+            raise ClientError(f"container {name} is not running ({container['state']}){start}")
         spec = client.get(f"/v1/containers/{container['id']}/spec")
         return _exec(container, spec, list(command), environment(variables), workdir)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from vswitch.control.inventory import Container, Inventory
+from vswitch.control.records import ContainerRecord
 from vswitch.model import AttachmentSpec, ContainerSpec, NamespaceOrigin, Refused
 
 BRIDGE, NONE, HOST = "bridge", "none", "host"
@@ -92,7 +93,20 @@ def provider_of(spec: ContainerSpec, inventory: Inventory) -> Container | None:
     return inventory.containers.get(spec.network_mode.removeprefix(CONTAINER)) if borrows(spec) else None
 
 
-def shown(spec: ContainerSpec, inventory: Inventory) -> str:
-    """The mode as users write it: the other container by name, by id once it is gone."""
-    other = provider_of(spec, inventory)
-    return spec.network_mode if other is None else CONTAINER + other.name
+def refuse_joining(record: ContainerRecord) -> None:
+    """Refused for a container whose network is somebody else's to change; one without any may join some."""
+    mode = record.spec.network_mode
+    if mode == HOST:
+        raise Refused(f"container {record.name} has the host's network and joins no other", 409)
+    if mode.startswith(CONTAINER):
+        raise Refused(f"container {record.name} shares another's network: let that one join", 409)
+
+
+def shown(record: ContainerRecord, inventory: Inventory) -> str:
+    """The mode as users write it: the other container by name, by id once it is gone. One that was without a network
+    and has joined some is as any other.
+    """
+    other = provider_of(record.spec, inventory)
+    if other is not None:
+        return CONTAINER + other.name
+    return BRIDGE if record.endpoints else record.spec.network_mode

@@ -129,7 +129,7 @@ def container_view(container: Container, inventory: Inventory) -> ContainerView:
         networks=[_endpoint(endpoint, record.endpoints, inventory) for endpoint in record.endpoints],
         ports=[mapping for port in container.ports.values() for mapping in port_mappings(port)],
         warnings=[w for e in record.endpoints for w in network_warnings(inventory.networks[e.network])],
-        network_mode=modes.shown(record.spec, inventory),
+        network_mode=modes.shown(record, inventory),
     )
 
 
