@@ -28,10 +28,11 @@ ALLOWED = {
     "_fastpath": {"wire", "arp", "bridge", "gateway", "guard", "nat", "datapath", "observe"},
     "observe": BASE | {"datapath", "_fastpath"},
     "container": BASE,
+    "project": BASE | {"nat.publish"},
     "ports": BASE | {"container"},
     "control": BASE | {"dhcp", "dhcp6", "ra", "nat", "datapath", "ports", "container", "observe"},
     "daemon": BASE | {"control", "datapath", "nat", "ports", "container", "observe"},
-    "cli": BASE | {"control.api.client", "control.api.places", "container", "ports.handover"},
+    "cli": BASE | {"project", "control.api.client", "control.api.places", "container", "ports.handover"},
 }
 
 

@@ -29,7 +29,7 @@ EXPLANATIONS: dict[str, str] = {
     "icmp_malformed": "sent to the gateway with a short or wrongly summed ICMP message",
     "vlan_to_gateway": "tagged, and sent to the gateway, which takes untagged frames only",
     "not_for_gateway": "sent to the gateway, which has no use for its EtherType or message",
-    "no_route": "sent through the gateway, which has no way to its destination",
+    "no_route": "sent through the gateway, which has no way there: another network, or anywhere from an internal one",
     "no_listener": "sent to the gateway itself, where nothing listens on its port",
     "rogue_dhcp": "a DHCP server's message from an endpoint",
     "rogue_dhcpv6": "a DHCPv6 server's message from an endpoint",

@@ -107,12 +107,14 @@ class PublishSpec(Struct, kw_only=True, frozen=True):
 class ContainerSpec(Spec):
     """A container: `command` is None for a namespace that someone else made (`vswitch attach`).
 
-    `ports` are PUBLISH texts, see nat/publish.py.
+    `ports` are PUBLISH texts, see nat/publish.py. `network_mode` other than bridge (control/modes.py) goes without
+    networks. `extra_hosts` are NAME:ADDRESS, where the address may be host-gateway.
     """
 
     name: str | None = None
     hostname: str | None = None
     networks: list[AttachmentSpec] = field(default_factory=lambda: [AttachmentSpec()])
+    network_mode: str = "bridge"
     labels: dict[str, str] = {}
     command: list[str] | None = None
     environment: dict[str, str] = {}
@@ -251,6 +253,7 @@ class ContainerView(Struct):
     networks: list[EndpointView]
     ports: list[PortMapping] = []
     warnings: list[str] = []
+    network_mode: str = "bridge"
 
 
 class FdbView(Struct):
@@ -357,11 +360,11 @@ class DropView(Struct):
 
 
 class ContainerFiles(Struct):
-    """What `vswitch run` puts under /etc of the container: the files' texts."""
+    """What `vswitch run` puts under /etc of the container: the files' texts; null is whatever the host has there."""
 
-    resolv_conf: str
-    hosts: str
-    hostname: str
+    resolv_conf: str | None
+    hosts: str | None
+    hostname: str | None
 
 
 class Attached(Struct):

@@ -68,6 +68,7 @@ def test_a_long_command_is_cut_and_a_stopped_one_shows_its_status():
         "pid": None,
         "netns": None,
         "networks": [],
+        "network_mode": "bridge",
         "ports": [],
     }
     identity, command, created, status, networks, addresses, ports, name = _row(container)
@@ -135,8 +136,8 @@ def test_a_namespace_is_attached_by_its_path(cli, stranger):
 
 
 @pytest.mark.parametrize(("words", "status", "line"), [
-    ([], 2, "either --netns or --pid"),
-    (["--netns", "a", "--pid", "1"], 2, "either --netns or --pid"),
+    ([], 2, "say which namespace"),
+    (["--netns", "a", "--pid", "1"], 2, "say which namespace"),
     (["--pid", "0"], 2, "0 is no process"),
     (["--netns", "no-such-namespace"], 1, "no network namespace is named 'no-such-namespace'"),
     (["--netns", "/nowhere/at/all"], 1, "/nowhere/at/all does not exist"),

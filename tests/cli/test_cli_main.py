@@ -221,7 +221,7 @@ def test_a_program_cannot_be_run_in_what_is_not_running(cli, served, monkeypatch
     (view,) = cli("ps", "--json").json
     monkeypatch.setattr(served.switch, "container", lambda reference: view | {"state": "exited"})
     done = cli("exec", "web", "true")
-    assert (done.status, done.refusal) == (125, "container web is exited, not running")
+    assert (done.status, done.refusal) == (125, "container web is not running (exited): `vswitch start web` first")
 
 
 def test_a_reader_that_leaves_ends_us_quietly(cli):

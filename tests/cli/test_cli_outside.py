@@ -66,7 +66,7 @@ def test_json_has_every_port_of_a_range(cli, web):
 
 def test_a_port_is_added_and_removed(cli, web):
     assert cli.granted("port", "add", "web", "7000:70/tcp+udp").out.split() == ["*:7000->70/tcp", "*:7000->70/udp"]
-    assert cli.granted("port", "rm", "web", "7000:70/tcp+udp").out == ""
+    assert cli.granted("port", "rm", "web", "7000:70/tcp+udp").out.split() == ["*:7000->70/tcp", "*:7000->70/udp"]
     assert "7000" not in cli.granted("port", "ls").out
 
 
@@ -92,10 +92,10 @@ def test_compact_joins_only_what_follows_in_both_halves():
 
 def test_flows_are_listed_and_filtered(cli, web):
     rows = lines(cli.granted("flow", "ls"))
-    assert rows[1][:9] == (
-        ["17.3", "default", "web", "tcp", "out", "established", "172.17.0.2:40000", "[2001:db8::1]:443", "-"]
+    assert rows[1][:8] == (
+        ["17.3", "default", "web", "tcp", "out", "established", "172.17.0.2:40000", "[2001:db8::1]:443"]
     )
-    assert rows[1][9:] == ["100", "2000", "60", "s", "5", "s"]
+    assert rows[1][8:] == ["100", "2000", "60", "s", "5", "s"]
     assert [flow["id"] for flow in cli.granted("flow", "ls", "dport=80", "--json").json] == ["18.3"]
     assert cli.granted("flow", "ls", "--container", "web", "protocol=udp", "--json").json == []
 

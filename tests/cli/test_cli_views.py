@@ -193,11 +193,11 @@ def test_a_refused_capture_leaves_the_file_as_it_was(cli, tmp_path, words):
 
 
 def test_logs_follow_is_a_stream_of_bytes(cli, served, monkeypatch):
-    async def pieces(reference, *, follow):
+    async def pieces(reference):
         yield b"one\xff"
         yield b"two\n"
 
-    monkeypatch.setattr(served.switch, "logs", lambda reference, follow: pieces(reference, follow=follow))
+    monkeypatch.setattr(served.switch, "logs", lambda reference, follow, tail: pieces(reference))
     reading, writing = os.pipe()
     with subprocess.Popen([sys.executable, "-m", "vswitch.cli.main", "logs", "web"], stdout=writing) as logs:
         os.close(writing)

@@ -72,6 +72,47 @@ def test_a_podman_container_without_network_joins_by_its_pid(switch: LivingSwitc
     eventually(lambda: [row["name"] for row in switch.json("ps", "-a")] == ["peer"], "the container's end is noticed")
 
 
+def test_a_podman_container_joins_by_its_name_and_leaves_with_its_end(
+    switch: LivingSwitch, root_filesystem: Path, tmp_path, monkeypatch
+):
+    (tmp_path / "containers.conf").write_text(CONTAINERS_CONF)
+    monkeypatch.setenv("CONTAINERS_CONF", str(tmp_path / "containers.conf"))
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    # the real program, with a storage of the test's own and in the namespace that plays the host
+    places = f"--root {tmp_path}/storage --runroot /run/{switch.prefix} --storage-driver vfs"
+    (programs / "podman").write_text(
+        f'#!/bin/sh\nexec nsenter --net={switch.host.path} {shutil.which("podman")} {places} "$@"\n'
+    )
+    (programs / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs), prepend=os.pathsep)
+
+    def engine(*arguments: str) -> str:
+        done = subprocess.run(["podman", *arguments], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    made = ["run", "-d", "--network=none", "--name", "theirs", "--rootfs", str(root_filesystem), "sleep", "1000"]
+    container = engine(*made)
+    try:
+        switch.container("peer")
+        switch("attach", "theirs", "--network", "default,ip=172.17.0.77,alias=db")
+        engine("exec", "theirs", "ping", "-c", "1", "-W", "2", switch.address("peer"))
+        (shown,) = switch.json("inspect", "theirs")
+        assert shown["hostname"] == container[:12] and shown["networks"][0]["ipv4"] == "172.17.0.77/16"
+        assert "detach it first" in switch("attach", "--podman", container[:12], check=False).stderr
+        engine("stop", "-t", "0", "theirs")
+        names = lambda: [row["name"] for row in switch.json("ps", "-a")]  # noqa: E731
+        eventually(lambda: names() == ["peer"], "the container's end is noticed")
+        assert "`podman start theirs` first" in switch("attach", "--podman", "theirs", check=False).stderr
+        engine("start", "theirs")
+        switch("attach", "--podman", "theirs")
+        assert names() == ["peer", "theirs"]
+    finally:
+        engine("rm", "-f", "-t", "0", container)
+        shutil.rmtree(f"/run/{switch.prefix}", ignore_errors=True)
+
+
 def test_a_runc_container_without_network_joins_by_its_pid(switch: LivingSwitch, root_filesystem: Path, tmp_path):
     bundle = tmp_path
     subprocess.run(["runc", "spec"], cwd=bundle, check=True)

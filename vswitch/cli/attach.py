@@ -8,16 +8,17 @@ never opens on our word what we may not open ourselves.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from vswitch.cli.each import each_named
-from vswitch.cli.options import attachment_options, attachments, client_command, pairs, repeated
+from vswitch.cli.options import attachment_options, client_command, network_words, pairs, repeated
 from vswitch.cli.refusals import as_client_errors
 from vswitch.control.api.client import Client, segment
 
 if TYPE_CHECKING:
+    from vswitch.cli.engines import EngineContainer
     from vswitch.model import NamespaceOrigin
 
 
@@ -36,52 +37,96 @@ class Pid(click.ParamType):
         return int(value)
 
 
+class Place(NamedTuple):
+    """Which namespace is meant: exactly one of these is given."""
+
+    netns: str | None = None
+    pid: int | None = None
+    engine_container: EngineContainer | None = None
+
+
 @client_command("attach")
+@click.argument("container", required=False, metavar="[CONTAINER]")
+@click.option("--podman", metavar="NAME|ID", help="Podman's container of that name.")
+@click.option("--docker", metavar="NAME|ID", help="Docker's container of that name.")
 @click.option("--netns", metavar="PATH|NAME", help="The namespace by path, or by its name for `ip netns`.")
 @click.option("--pid", type=Pid(), metavar="PID", help="The namespace of this process.")
-@click.option("--name", metavar="N", help="The container's name (default: one is made up).")
+@click.option("--name", metavar="N", help="The container's name (default: the engine's, or one is made up).")
 @attachment_options
+@click.option("--hostname", metavar="H", help="A host name to resolve it by (default: the engine's, or the short id).")
+@repeated("--add-host", "extra_hosts", metavar="H:A", help="A name that it can resolve; repeatable.")
 @repeated("--label", "-l", "labels", metavar="K=V", help="A note on the container; repeatable.")
 def attach_command(
     client: Client,
+    container: str | None,
+    podman: str | None,
+    docker: str | None,
     netns: str | None,
     pid: int | None,
-    name: str | None,
     networks: tuple[str, ...],
     ip: str | None,
     ip6: str | None,
     mac_address: str | None,
     aliases: tuple[str, ...],
     source_guard: bool,
-    ports: tuple[str, ...],
     labels: tuple[str, ...],
+    **plain: Any,
 ) -> None:
-    """Attach an existing network namespace; prints the container's id."""
-    if (netns is None) == (pid is None):
-        raise click.UsageError("say which namespace: either --netns or --pid")
+    """Attach an existing network namespace; prints the container's id.
+
+    CONTAINER is one of Podman's or Docker's, whichever has it; best made with --network none. It leaves the switch when
+    it ends.
+    """
+    given = [word for word in (container, podman, docker, netns, pid) if word is not None]
+    if len(given) != 1:
+        raise click.UsageError("say which namespace, by one of CONTAINER, --podman, --docker, --netns, --pid")
     spec = {
-        "name": name,
-        "networks": attachments(networks, ip, ip6, mac_address, aliases, source_guard),
+        **network_words(networks, ip, ip6, mac_address, aliases, source_guard),
         "labels": pairs("--label", labels),
-        "ports": ports,
+        **plain,
     }
     with as_client_errors():
-        print(_attach(client, spec, netns, pid)["container"]["id"])
+        place = Place(netns, pid)
+        if netns is None and pid is None:
+            client.get("/v1/version")  # says how to start a switch, before an engine is asked
+            place = Place(engine_container=_of_an_engine(container, podman, docker))
+        print(attach_place(client, spec, place)["container"]["id"])
 
 
-def _attach(client: Client, spec: dict[str, Any], netns: str | None, pid: int | None) -> dict[str, Any]:
+def _of_an_engine(container: str | None, podman: str | None, docker: str | None) -> EngineContainer:
+    from vswitch.cli.engines import find
+
+    if container is not None:
+        return find(container)
+    return find(podman, "podman") if podman is not None else find(docker or "", "docker")
+
+
+def attach_place(client: Client, spec: dict[str, Any], place: Place) -> dict[str, Any]:
+    """The switch's answer; an engine's container brings name and host name along, where the spec has none."""
     from vswitch.container import namespaces
 
-    pidfd = None
+    pidfd, pid = None, place.pid
+    if (theirs := place.engine_container) is not None:
+        pid = theirs.pid
+        spec = {
+            **spec,
+            "name": spec.get("name") or theirs.name,
+            "hostname": spec.get("hostname") or theirs.hostname,
+            "labels": {"vswitch.engine": theirs.engine, **spec.get("labels", {})},
+        }
     if pid is not None:
         netns_fd, userns_fd, pidfd = namespaces.open_pid(pid)
         what, origin = f"process {pid}", namespaces.origin(netns_fd, pid=pid)
     else:
-        path = namespaces.netns_path(netns)  # type: ignore[arg-type]
+        path = namespaces.netns_path(place.netns or "")
         netns_fd = namespaces.open_netns(path)
         userns_fd = namespaces.owner_userns(netns_fd)
         what, origin = path, namespaces.origin(netns_fd, path=path)
     try:
+        if theirs is not None:
+            from vswitch.cli.engines import refuse_stranger
+
+            refuse_stranger(theirs)
         namespaces.refuse_own(netns_fd, what)
         return client.post(
             "/v1/containers", {"spec": spec, **hand_over(client, origin, netns_fd, userns_fd, pidfd)}

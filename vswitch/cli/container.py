@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from vswitch.cli.each import each, each_named
 from vswitch.cli.options import as_json, client_command
-from vswitch.cli.output import ago, emit_json, emit_table, short
+from vswitch.cli.output import ago, emit_json, emit_table, printable_lines, short
 from vswitch.cli.port import compact
-from vswitch.control.api.client import Client, segment
+from vswitch.control.api.client import Client, ClientError, segment
 
+SPARE = ("CREATED", "COMMAND", "NETWORKS", "CONTAINER ID", "PORTS")  # what a narrow terminal goes without
 COMMAND_WIDTH = 24
 STOP_TIMEOUT_S = 10.0
 
@@ -32,7 +34,7 @@ def ps_command(client: Client, everything: bool, as_json: bool, quiet: bool) -> 
             print(short(container["id"]))
     else:
         headings = ("CONTAINER ID", "COMMAND", "CREATED", "STATUS", "NETWORKS", "ADDRESSES", "PORTS", "NAME")
-        emit_table(headings, map(_row, containers))
+        emit_table(headings, map(_row, containers), SPARE)
         _say_remedies(containers)
         for warning in dict.fromkeys(w for container in containers for w in container["warnings"]):
             print(f"vswitch: {warning}", file=sys.stderr)
@@ -46,11 +48,16 @@ def _row(container: dict[str, Any]) -> tuple[Any, ...]:
         _what_runs(container),
         ago(container["created"]),
         _status(container),
-        [n["name"] for n in networks],
+        [n["name"] for n in networks] or _without_network(container["network_mode"]),
         addresses,
         compact(container["ports"]),
         container["name"],
     )
+
+
+def _without_network(mode: str) -> list[str]:
+    """What it has instead; nothing, if it left its networks."""
+    return [] if mode == "bridge" else [mode]
 
 
 def _what_runs(container: dict[str, Any]) -> str:
@@ -79,33 +86,52 @@ def _say_remedies(containers: list[dict[str, Any]]) -> None:
 @client_command("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
 @as_json
-def inspect_command(client: Client, names: tuple[str, ...], as_json: bool) -> int:
-    """Show containers in full, as a JSON list."""
+@click.option("-f", "--format", "template", metavar="TEMPLATE", help="A line of each, such as '{{.name}} {{.pid}}'.")
+def inspect_command(client: Client, names: tuple[str, ...], as_json: bool, template: str | None) -> int:
+    """Show containers in full, as a JSON list.
+
+    A TEMPLATE has {{.FIELD}}, {{.LIST.0.FIELD}} and {{json .FIELD}}; Docker's {{.State.Pid}} and the like are
+    understood.
+    """
     containers, status = each(names, lambda name: client.get(f"/v1/containers/{segment(name)}"))
-    emit_json(containers)
+    if template is None or template == "json" or as_json:
+        emit_json(containers)
+        return status
+    from vswitch.cli.templates import rendered
+
+    for container in containers:
+        print(printable_lines(rendered(template, container)))
     return status
+
+
+def timeout_option(function: Callable) -> Callable:
+    return click.option(
+        "-t",
+        "--time",
+        "--timeout",
+        "timeout_s",
+        type=click.FloatRange(0, 3600),
+        default=STOP_TIMEOUT_S,
+        show_default=True,
+        metavar="S",
+        help="Seconds between SIGTERM and SIGKILL.",
+    )(function)
 
 
 @client_command("stop")
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@click.option(
-    "-t",
-    "--time",
-    "timeout_s",
-    type=click.FloatRange(0, 3600),
-    default=STOP_TIMEOUT_S,
-    show_default=True,
-    metavar="S",
-    help="Seconds between SIGTERM and SIGKILL.",
-)
+@timeout_option
 def stop_command(client: Client, names: tuple[str, ...], timeout_s: float) -> int:
     """Stop containers; they keep names and addresses until removed."""
-    return each_named(
-        names,
-        lambda name: client.request(
-            "POST", f"/v1/containers/{segment(name)}/stop", {"timeout": timeout_s}, {}, wait_s=timeout_s
-        ),
-    )
+    return each_named(names, lambda name: stop_container(client, name, timeout_s))
+
+
+def stop_container(client: Client, name: str, timeout_s: float, *, running: bool = False) -> None:
+    """Returns when it has ended; with `running`, one that has ended already is refused."""
+    target = f"/v1/containers/{segment(name)}"
+    if running and (state := client.get(target)["state"]) == "exited":
+        raise ClientError(f"container {name} is not running: it is {state} already")
+    client.request("POST", f"{target}/stop", {"timeout": timeout_s}, {}, wait_s=timeout_s)
 
 
 @client_command("rm")
@@ -120,8 +146,15 @@ def rm_command(client: Client, names: tuple[str, ...], force: bool) -> int:
 @client_command("logs")
 @click.argument("name", metavar="CONTAINER")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container ends.")
-def logs_command(client: Client, name: str, follow: bool) -> None:
+@click.option("-n", "--tail", default="all", metavar="N", help="Only the last N lines of what there is.")
+@click.option("--since", "--until", metavar="T", hidden=True, help="Refused: the log has no times.")
+def logs_command(client: Client, name: str, follow: bool, tail: str, since: str | None) -> None:
     """What a detached container wrote."""
-    for piece in client.stream("GET", f"/v1/containers/{segment(name)}/logs", follow=1 if follow else None):
+    if since is not None:
+        raise click.UsageError("the log has no times, so there is no --since or --until: try --tail")
+    if tail != "all" and not (tail.isascii() and tail.isdigit() and len(tail) < 10):
+        raise click.UsageError(f"--tail {tail!r} is no number of lines")
+    query = {"follow": 1 if follow else None, "tail": None if tail == "all" else tail}
+    for piece in client.stream("GET", f"/v1/containers/{segment(name)}/logs", **query):
         sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()

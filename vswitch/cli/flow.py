@@ -13,6 +13,12 @@ from vswitch.cli.output import emit_json, emit_table
 from vswitch.cli.tables import filters
 from vswitch.control.api.client import Client
 
+TARGET = "HOST SIDE"  # whose address the host sees or reaches, where it is not the one outside
+HEADINGS = (
+    "ID", "NETWORK", "CONTAINER", "PROTOCOL", "DIR", "STATE", "INSIDE", "OUTSIDE", TARGET, "OUT BYTES", "IN BYTES",
+    "AGE", "IDLE",
+)  # fmt: skip
+SPARE = ("IDLE", "NETWORK", TARGET, "AGE", "ID", "DIR", "IN BYTES", "OUT BYTES", "PROTOCOL")
 PORTS = ("sport", "dport")
 WORDS = ("container", "network", "protocol", "direction", "state", "inside", "outside", "src", "dst", *PORTS, "id")
 
@@ -38,16 +44,18 @@ def ls(client: Client, words: tuple[str, ...], network: str | None, container: s
     rows = client.get("/v1/flows", **_filter(words, network, container))
     if as_json:
         return emit_json(rows)
-    headings = ("ID", "NETWORK", "CONTAINER", "PROTOCOL", "DIR", "STATE", "INSIDE", "OUTSIDE", "AS")
-    emit_table((*headings, "OUT BYTES", "IN BYTES", "AGE", "IDLE"), map(_row, rows))
+    columns = [heading for heading in HEADINGS if heading != TARGET or any(row["target"] for row in rows)]
+    shown = [dict(zip(HEADINGS, _row(row), strict=True)) for row in rows]
+    emit_table(columns, ([row[heading] for heading in columns] for row in shown), [h for h in SPARE if h in columns])
     return None
 
 
 def _row(row: dict[str, Any]) -> tuple[Any, ...]:
+    echo = row["protocol"] in ("icmp", "icmpv6")
     return (
         *(row[name] for name in ("id", "network", "container", "protocol", "direction", "state")),
-        _end(row["inside"], row["inside_port"]),
-        _end(row["outside"], row["outside_port"]),
+        row["inside"] if echo else _end(row["inside"], row["inside_port"]),
+        row["outside"] if echo else _end(row["outside"], row["outside_port"]),
         row["target"],
         row["out_bytes"],
         row["in_bytes"],

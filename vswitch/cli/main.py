@@ -33,6 +33,9 @@ PLACES = {
     "ps": "container",
     "inspect": "container",
     "stop": "container",
+    "restart": "lifecycle",
+    "kill": "lifecycle",
+    "wait": "lifecycle",
     "rm": "container",
     "logs": "container",
     "network": "network",
@@ -45,7 +48,24 @@ PLACES = {
     "drops": "stats",
     "capture": "capture",
     "events": "events",
+    "apply": "apply",
     "version": "version",
+}
+# Words of others that are none here
+IMAGES = "there are no images: a container runs programs of this machine, as in `vswitch run -- sh`"
+ELSEWHERE = {
+    **dict.fromkeys(("image", "images", "pull", "push", "build", "commit", "load", "save", "tag"), IMAGES),
+    "ls": "`vswitch ps` lists containers, `vswitch network ls` networks",
+    "list": "`vswitch ps` lists containers, `vswitch network ls` networks",
+    "create": "`vswitch run -d` starts one at once, `vswitch network create` makes a network",
+    "container": "leave that word out, as in `vswitch ps` or `vswitch rm`",
+    "compose": "`vswitch apply FILE` takes a compose file",
+    "up": "`vswitch apply FILE` takes a compose file",
+    "down": "`vswitch rm -f` the containers, `vswitch network prune` the networks",
+    "connect": "`vswitch network connect NETWORK CONTAINER`",
+    "disconnect": "`vswitch network disconnect NETWORK CONTAINER`",
+    "ip": "`vswitch exec CONTAINER -- ip addr`",
+    "ping": "`vswitch exec CONTAINER -- ping ADDRESS`",
 }
 COMPLETION = "_VSWITCH_COMPLETE"  # set by shells: eval "$(_VSWITCH_COMPLETE=bash_source vswitch)"
 CTRL_C = 128 + signal.SIGINT
@@ -63,6 +83,24 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"vswitch.cli.{PLACES[name]}")
         return getattr(module, f"{name}_command")
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's own, with what may have been meant."""
+        if args and args[0] not in PLACES and not args[0].startswith("-"):
+            raise click.UsageError(f"no such command {args[0]!r}{_meant(args[0])}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _meant(word: str) -> str:
+    """`, did you mean 'vswitch ps'?` or what to do instead, where that can be guessed."""
+    if word in ELSEWHERE:
+        return f": {ELSEWHERE[word]}"
+    import difflib
+
+    close = difflib.get_close_matches(word, PLACES, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 @click.group(cls=Commands, invoke_without_command=False, epilog="`vswitch help COMMAND` explains one of them.")

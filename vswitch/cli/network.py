@@ -223,7 +223,8 @@ def ls(client: Client, as_json: bool, quiet: bool) -> None:
         for network in networks:
             print(short(network["id"]))
     else:
-        emit_table(("NETWORK ID", "NAME", "DRIVER", "SUBNETS", "CONTAINERS"), map(_row, networks))
+        headings = ("NETWORK ID", "NAME", "DRIVER", "SUBNETS", "CONTAINERS")
+        emit_table(headings, map(_row, networks), ("DRIVER", "NETWORK ID"))
         for warning in [warning for network in networks for warning in network["warnings"]]:
             print(f"vswitch: {warning}", file=sys.stderr)
 

@@ -82,6 +82,33 @@ def attachment_options(function: Callable) -> Callable:
     return function
 
 
+SHARED = "container:"
+
+
+def network_words(
+    networks: tuple[str, ...],
+    ip: str | None,
+    ip6: str | None,
+    mac_address: str | None,
+    aliases: tuple[str, ...],
+    source_guard: bool = True,
+) -> dict[str, Any]:
+    """What a spec says of networks: `network_mode` and `networks`."""
+    modes = [text for text in networks if text in ("host", "none") or text.startswith(SHARED)]
+    if not modes:
+        return {"networks": attachments(networks, ip, ip6, mac_address, aliases, source_guard)}
+    mode = modes[0]
+    if mode == SHARED:
+        raise click.UsageError("--network container: names no container: say --network container:NAME")
+    if len(networks) > 1:
+        raise click.UsageError(f"--network {mode} goes with no other --network")
+    single = {"--ip": ip, "--ip6": ip6, "--mac-address": mac_address, "--alias": aliases, "--no-source-guard": not source_guard}
+    for option, value in single.items():
+        if value:
+            raise click.UsageError(f"{option} with --network {mode}: that joins no network to have it on")
+    return {"network_mode": mode, "networks": []}
+
+
 def attachments(
     networks: Iterable[str],
     ip: str | None,

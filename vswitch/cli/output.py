@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How answers look: one JSON document, or a table (aligned columns; on a terminal drawn by rich, which folds
-what is too long).
+"""How answers look: one JSON document, or a table of aligned columns, which on a terminal is made to fit.
 
 Much of what is shown was chosen by others (a lease's host name comes from inside a container), so control
 characters never reach the terminal raw.
@@ -10,12 +9,15 @@ from __future__ import annotations
 
 import datetime
 import json
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 SHORT_ID = 12
 GAP = "   "
+NARROWEST = 12  # no column is folded below this, so that short ids and IPv4 addresses stay whole
+BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"  # ECMA-48 §8.3.117
 
 
 def emit_json(value: Any) -> None:
@@ -23,14 +25,23 @@ def emit_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
-def emit_table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """`rows` under `headings`; None shows as a dash, a list with commas, a number right-aligned."""
+def emit_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()) -> None:
+    """`rows` under `headings`; None shows as a dash, a list with commas, a number right-aligned.
+
+    On a terminal that is too narrow, the columns named in `spare` are left out, the first of them first, as far as
+    needed; then long cells go on in further lines. Elsewhere everything is shown.
+    """
     cells = [[_cell(value) for value in row] for row in rows]
     numeric = _numeric_columns(headings, cells)
-    if sys.stdout.isatty():
-        _draw(headings, cells, numeric)
-    else:
-        _align(headings, cells, numeric)
+    if not sys.stdout.isatty():
+        _print_aligned([list(headings), *cells], numeric)
+        return
+    room = shutil.get_terminal_size().columns
+    kept, left_out = _chosen_columns(headings, cells, spare, room)
+    pick = lambda row: [row[i] for i in kept]  # noqa: E731
+    _draw(pick(headings), [pick(row) for row in cells], pick(numeric), room)
+    if left_out and cells:
+        print(f"{DIM}{room} columns are too narrow for {', '.join(left_out)}; --json has all{PLAIN}", file=sys.stderr)
 
 
 def _cell(value: Any) -> str:
@@ -43,35 +54,81 @@ def _cell(value: Any) -> str:
 
 def _numeric_columns(headings: Sequence[str], cells: list[list[str]]) -> list[bool]:
     columns = zip(*cells, strict=True) if cells else [()] * len(headings)
-    return [
-        {"-"} < set(column) | {"-"} and all(c == "-" or c.isdecimal() for c in column) for column in columns
-    ]
+    return [{"-"} < set(column) | {"-"} and all(c == "-" or c.isdecimal() for c in column) for column in columns]
 
 
-def _align(headings: Sequence[str], cells: list[list[str]], numeric: list[bool]) -> None:
-    table = [list(headings), *cells]
-    widths = [max(len(row[i]) for row in table) for i in range(len(headings))]
+def _print_aligned(table: list[list[str]], numeric: list[bool]) -> None:
+    widths = _widths(table)
     for row in table:
-        padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
-        print(GAP.join(padded).rstrip())
+        print(_line(row, widths, numeric))
 
 
-def _draw(headings: Sequence[str], cells: list[list[str]], numeric: list[bool]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def _line(row: list[str], widths: list[int], numeric: list[bool]) -> str:
+    padded = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(row, widths, numeric, strict=True))
+    return GAP.join(padded).rstrip()
 
-    table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="bold")
-    for heading, right in zip(headings, numeric, strict=True):
-        table.add_column(heading, justify="right" if right else "left", overflow="fold")
+
+def _widths(table: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*table, strict=True)]
+
+
+def _total(widths: list[int]) -> int:
+    return sum(widths) + len(GAP) * (len(widths) - 1)
+
+
+def _chosen_columns(
+    headings: Sequence[str], cells: list[list[str]], spare: Sequence[str], room: int
+) -> tuple[list[int], list[str]]:
+    """Which columns are shown, and the headings of those that are not."""
+    widths = _widths([list(headings), *cells])
+    kept, left_out = list(range(len(headings))), []
+    for heading in spare:
+        if _total([widths[i] for i in kept]) <= room:
+            break
+        kept.remove(headings.index(heading))
+        left_out.append(heading)
+    return kept, left_out
+
+
+def _draw(headings: list[str], cells: list[list[str]], numeric: list[bool], room: int) -> None:
+    """For a person: headings in bold and whole, the widest cells folded until the table fits."""
+    widths = _fitted(headings, cells, room)
+    print(f"{BOLD}{_line(headings, widths, numeric)}{PLAIN}")
     for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+        parts = [_folded(cell, width) for cell, width in zip(row, widths, strict=True)]
+        for number in range(max(map(len, parts))):
+            print(_line([part[number] if number < len(part) else "" for part in parts], widths, numeric))
+
+
+def _fitted(headings: list[str], cells: list[list[str]], room: int) -> list[int]:
+    """Widths that fit if they can: the widest column gives way first, none below its heading."""
+    widths = _widths([headings, *cells])
+    while _total(widths) > room:
+        spare = [width - max(len(heading), NARROWEST) for width, heading in zip(widths, headings, strict=True)]
+        if max(spare) <= 0:
+            break
+        able = [i for i, more in enumerate(spare) if more > 0]
+        widths[max(able, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def _folded(cell: str, width: int) -> list[str]:
+    """A cell's lines, broken at blanks where there are any."""
+    if len(cell) <= width:
+        return [cell]
+    import textwrap
+
+    return textwrap.wrap(cell, width, break_on_hyphens=False) or [""]
 
 
 def printable(text: str) -> str:
     """`text` with control characters escaped."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """`text` with control characters escaped, but for the ends of lines and tabs."""
+    return "".join(c if c in "\n\t" else printable(c) for c in text)
 
 
 def short(identity: str) -> str:

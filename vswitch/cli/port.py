@@ -10,11 +10,22 @@ import click
 
 from vswitch.cli.options import as_json, client_command
 from vswitch.cli.output import emit_json, emit_table
-from vswitch.cli.tables import filters
+from vswitch.cli.tables import container_words, filters
 from vswitch.control.api.client import Client, segment
 
 
-@click.group("port")
+class PortCommands(click.Group):
+    """`vswitch port web` is `vswitch port ls web`, as in Docker."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            args = ["ls", *args]
+        return super().resolve_command(ctx, args)
+
+
+@click.group("port", cls=PortCommands)
 def port_command() -> None:
     """List, add and remove published ports.
 
@@ -26,6 +37,7 @@ def port_command() -> None:
 
 
 @client_command("ls")
+@container_words
 @filters
 @as_json
 def ls(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
@@ -54,8 +66,15 @@ def add(client: Client, container: str, publish: str) -> None:
 @click.argument("container")
 @click.argument("publish", metavar="PUBLISH")
 def rm(client: Client, container: str, publish: str) -> None:
-    """Publish it no more; what PUBLISH leaves out of the host's side matches anything."""
+    """Publish it no more; prints what was published so.
+
+    What PUBLISH leaves out of the host's side matches anything.
+    """
+    before = client.get("/v1/ports", container=container)
     client.delete(f"/v1/containers/{segment(container)}/ports", publish=publish)
+    after = client.get("/v1/ports", container=container)
+    for text in compact(port for port in before if port not in after):
+        print(text)
 
 
 def compact(ports: Iterable[dict[str, Any]]) -> list[str]:

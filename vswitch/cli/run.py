@@ -9,18 +9,22 @@ nothing behind: leaving `prepare` ends the namespaces, and the container is take
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from vswitch.cli.attach import hand_over
 from vswitch.cli.each import each
 from vswitch.cli.habits import docker_habits, refuse_image
-from vswitch.cli.options import attachment_options, attachments, client_command, environment, pairs, repeated
+from vswitch.cli.options import attachment_options, client_command, environment, network_words, pairs, repeated
 from vswitch.cli.refusals import as_client_errors, failing_with
 from vswitch.control.api.client import Client, ClientError, segment
+
+if TYPE_CHECKING:
+    from vswitch.container.files import Files
+    from vswitch.container.isolate import Shared
 
 FAILED = 125  # vswitch itself failed; 126 and 127 are the program's: can't be run, can't be found
 OF_SERVICE_MANAGERS = (
@@ -31,6 +35,7 @@ OF_SERVICE_MANAGERS = (
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
 )
+ID_LENGTH = 64
 PROGRAM = {"allow_interspersed_args": False}
 
 
@@ -67,6 +72,9 @@ def run_command(
 ) -> int:
     """Run COMMAND in namespaces of its own, attached to networks.
 
+    --network host is without a network namespace of its own, none has nothing in it but lo, container:NAME shares that
+    container's.
+
     Without -d the exit status is the program's own: 125 if vswitch failed, 126 if the program can't be run,
     127 if there is none.
     """
@@ -75,6 +83,8 @@ def run_command(
             "--standalone ends with this command: leave out -d, or start a switch with vswitch-run"
         )
     spec = _spec(command=list(command), detached=detached, **words)
+    if spec.get("network_mode") == "host" and spec["hostname"] is None:
+        spec["hostname"] = os.uname().nodename
     refuse_image(spec["command"], spec["environment"], spec["workdir"])
     with failing_with(FAILED), ExitStack() as until_end:
         if standalone:
@@ -82,12 +92,7 @@ def run_command(
 
             client = Client(until_end.enter_context(private_switch()))
         client.get("/v1/version")  # says how to start a switch, before anything is made
-        return _run(
-            client,
-            spec,
-            lambda place: client.post("/v1/containers", {"spec": spec, **place}),
-            _forgetting(client),
-        )
+        return run_container(client, spec)
 
 
 def _spec(
@@ -105,7 +110,7 @@ def _spec(
 ) -> dict[str, Any]:
     """The ContainerSpec of the words; the folder is where we are, unless -w says another."""
     return {
-        "networks": attachments(networks, ip, ip6, mac_address, aliases, source_guard),
+        **network_words(networks, ip, ip6, mac_address, aliases, source_guard),
         "environment": environment(variables),
         "workdir": os.path.abspath(workdir or "."),
         "labels": pairs("--label", labels),
@@ -113,29 +118,36 @@ def _spec(
     }
 
 
+def run_container(client: Client, spec: dict[str, Any], tell: Callable[[str], None] = print) -> int:
+    """A new container; of a detached one that runs, `tell` gets the id. The status as of `_run`."""
+    return _run(
+        client, spec, lambda place: client.post("/v1/containers", {"spec": spec, **place}), _forgetting(client), tell
+    )
+
+
 def _run(
     client: Client,
     spec: dict[str, Any],
     register: Callable[[dict[str, Any]], dict[str, Any]],
     undo: Callable[[str], None],
-    called: str | None = None,
+    tell: Callable[[str], None],
 ) -> int:
     """Make the namespaces, register them, run the program.
 
-    Returns its exit status, or 0 for a detached one that runs.
-
-    A detached one is told to the user, as `called` or by its id. `undo(id)` takes what was registered out of
-    the switch if the program does not come to run.
+    Returns its exit status, or 0 for a detached one that runs, whose id `tell` gets. `undo(id)` takes what was
+    registered out of the switch if the program does not come to run.
     """
     from vswitch.container import capabilities
-    from vswitch.container.files import Files
     from vswitch.container.launch import prepare
 
     def report(identity: str, exit_code: int) -> None:
         client.post(f"/v1/containers/{identity}/exit", {"exit_code": exit_code})
 
     keep = capabilities.wanted(spec["cap_add"], spec["cap_drop"])
-    with prepare(detached=spec["detached"], on_exit=report) as prepared:
+    with (
+        shared_network(client, spec) as shared,
+        prepare(detached=spec["detached"], on_exit=report, shared=shared) as prepared,
+    ):
         place = hand_over(client, prepared.origin, prepared.netns_fd, prepared.userns_fd, prepared.pidfd)
         attached = register(place)
         container = attached["container"]
@@ -143,7 +155,7 @@ def _run(
             status = prepared.go(
                 spec["command"],
                 env=_inherited_environment() | spec["environment"],
-                files=Files(**attached["files"]),
+                files=_files(spec, attached),
                 hostname=container["hostname"],
                 workdir=spec["workdir"],
                 capabilities=keep,
@@ -154,10 +166,74 @@ def _run(
             undo(container["id"])
             raise
     if spec["detached"] and status == 0:
-        print(called or container["id"])
+        tell(container["id"])
     elif spec["detached"]:
         undo(container["id"])
     return status
+
+
+def _files(spec: dict[str, Any], attached: dict[str, Any]) -> Files:
+    """What the switch says; with the host's network, what the host has where we are."""
+    from vswitch.container import files
+
+    if spec.get("network_mode") != "host":
+        return files.Files(**attached["files"])
+    resolver = {name: spec[name] for name in ("dns", "dns_search", "dns_options", "extra_hosts")}
+    return files.beside_the_host(
+        attached["container"]["hostname"],
+        host_resolv_conf=_text("/etc/resolv.conf"),
+        host_hosts=_text("/etc/hosts"),
+        **resolver,
+    )
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def shared_network(client: Client, spec: dict[str, Any]) -> Iterator[Shared | None]:
+    """The network namespace that is there already, as --network host or container:NAME says; else None."""
+    mode = spec.get("network_mode", "bridge")
+    if mode in ("bridge", "none"):
+        yield None
+        return
+    from vswitch.container import namespaces
+    from vswitch.container.isolate import Shared
+
+    if mode == "host":
+        yield Shared()
+        return
+    netns = _others_namespace(client, mode.removeprefix("container:"))
+    found = Shared(netns, namespaces.owner_userns(netns))
+    try:
+        yield found
+    finally:
+        for fd in found:
+            if fd is not None:
+                os.close(fd)
+
+
+def _others_namespace(client: Client, name: str) -> int:
+    """A descriptor of a running container's network namespace, opened with our own rights."""
+    from vswitch.container import namespaces
+
+    try:
+        other = client.get(f"/v1/containers/{segment(name)}")
+    except ClientError as refusal:
+        if refusal.status == 404 and len(name) == ID_LENGTH:  # as it was kept, not as somebody typed it
+            raise ClientError("the container whose network it shares is gone: run this one anew") from None
+        raise
+    if other["state"] not in ("running", "orphaned") or other["netns"] is None:
+        raise ClientError(
+            f"container {other['name']} is {other['state']}: its network can only be shared while it runs;"
+            f" `vswitch start {other['name']}` first"
+        )
+    return namespaces.open_netns(other["netns"])
 
 
 def _inherited_environment() -> dict[str, str]:
@@ -184,12 +260,12 @@ def start_command(client: Client, names: tuple[str, ...]) -> int:
 
     They get the addresses they had.
     """
-    statuses, refused = each(names, lambda name: _start(client, name))
+    statuses, refused = each(names, lambda name: start_container(client, name, lambda _: print(name)))
     return refused or int(any(statuses))
 
 
-def _start(client: Client, name: str) -> int:
-    """The container's program runs again: 0.
+def start_container(client: Client, name: str, tell: Callable[[str], None] = print) -> int:
+    """The container's program runs again: 0, and `tell` gets its id.
 
     If it cannot be run, that has been said, and the container is stopped as before.
     """
@@ -205,12 +281,14 @@ def _start(client: Client, name: str) -> int:
             spec | {"detached": True},
             lambda place: client.post(f"{path}/start", place),
             lambda identity: None,
-            name,
+            tell,
         )
 
 
 @client_command("exec", context_settings=PROGRAM)
 @program_options
+@click.option("-i", "--interactive", is_flag=True, hidden=True, expose_value=False, help="As happens anyway.")
+@click.option("-t", "--tty", is_flag=True, hidden=True, expose_value=False, help="As happens anyway.")
 @click.argument("name", metavar="CONTAINER")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
 def exec_command(
@@ -226,7 +304,8 @@ def exec_command(
     with failing_with(FAILED):
         container = client.get(f"/v1/containers/{segment(name)}")
         if container["state"] != "running":
-            raise ClientError(f"container {name} is {container['state']}, not running")
+            start = f": `vswitch start {name}` first" if container["state"] == "exited" else ""
+            raise ClientError(f"container {name} is not running ({container['state']}){start}")
         spec = client.get(f"/v1/containers/{container['id']}/spec")
         return _exec(container, spec, list(command), environment(variables), workdir)
 

@@ -7,13 +7,15 @@ from typing import Any
 
 from vswitch.cli.options import as_json, client_command
 from vswitch.cli.output import emit_json, emit_table
-from vswitch.cli.tables import filters
+from vswitch.cli.tables import container_words, filters
 from vswitch.control.api.client import Client
 
+NEARLY = 0.95
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 @client_command("stats")
+@container_words
 @filters
 @as_json
 def stats_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
@@ -28,6 +30,7 @@ def stats_command(client: Client, network: str | None, container: str | None, as
     emit_table(
         ("NETWORK", "CONTAINER", "INTERFACE", "RX FRAMES", "RX", "TX FRAMES", "TX", "DROPS"),
         map(_row, stats["ports"]),
+        ("INTERFACE", "RX FRAMES", "TX FRAMES"),
     )
     print()
     emit_table(
@@ -37,6 +40,8 @@ def stats_command(client: Client, network: str | None, container: str | None, as
     print()
     print(_totals(stats))
     print(_dropped(stats["drops"]))
+    for line in _nearly_full(stats["tables"]):
+        print(line)
     memory = size(stats["resident_memory"])
     print(f"up {stats['uptime']:.0f} s, {memory} resident, {stats['wakeups']} wake-ups")
     return None
@@ -55,6 +60,12 @@ def _dropped(drops: dict[str, int]) -> str:
         return "dropped: none"
     reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(drops.items(), key=lambda pair: -pair[1]))
     return f"dropped: {sum(drops.values())} frames ({reasons}; `vswitch drops` explains them)"
+
+
+def _nearly_full(tables: dict[str, Any]) -> list[str]:
+    """A line for each table that takes no more, or soon won't."""
+    tight = [(n, t) for n, t in tables.items() if t["capacity"] and t["size"] >= NEARLY * t["capacity"]]
+    return [f"{n.replace('_', ' ')}: {'full' if t['size'] >= t['capacity'] else 'nearly full'}" for n, t in tight]
 
 
 def _row(port: dict[str, Any]) -> tuple[Any, ...]:
@@ -81,6 +92,7 @@ def size(count: int) -> str:
 
 
 @client_command("drops")
+@container_words
 @filters
 @as_json
 def drops_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
@@ -91,7 +103,8 @@ def drops_command(client: Client, network: str | None, container: str | None, as
     rows = client.get("/v1/drops", network=network, container=container)
     if as_json:
         return emit_json(rows)
-    emit_table(("NETWORK", "CONTAINER", "INTERFACE", "REASON", "COUNT", "EXPLANATION"), map(_drop_row, rows))
+    headings = ("NETWORK", "CONTAINER", "INTERFACE", "REASON", "COUNT", "EXPLANATION")
+    emit_table(headings, map(_drop_row, rows), ("INTERFACE",))
     return None
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,18 @@ def filters(function: Callable) -> Callable:
     return click.option("--network", metavar="N", help="Only this network's.")(function)
 
 
+def container_words(function: Callable) -> Callable:
+    """`stats web` for `stats --container web`."""
+
+    @functools.wraps(function)
+    def invoke(*arguments: Any, named: str | None, container: str | None, **words: Any) -> Any:
+        if named is not None and container is not None:
+            raise click.UsageError(f"{named} and --container {container}: one of them is enough")
+        return function(*arguments, container=container or named, **words)
+
+    return click.argument("named", required=False, metavar="[CONTAINER]")(invoke)
+
+
 @client_command("fdb")
 @filters
 @as_json
@@ -27,7 +40,8 @@ def fdb_command(client: Client, network: str | None, container: str | None, as_j
     rows = client.get("/v1/fdb", network=network, container=container)
     if as_json:
         return emit_json(rows)
-    emit_table(("NETWORK", "MAC", "PORT", "CONTAINER", "INTERFACE", "KIND", "AGE"), map(_fdb_row, rows))
+    headings = ("NETWORK", "MAC", "PORT", "CONTAINER", "INTERFACE", "KIND", "AGE")
+    emit_table(headings, map(_fdb_row, rows), ("PORT", "INTERFACE", "AGE"))
     return None
 
 
@@ -48,7 +62,8 @@ def neigh_command(client: Client, network: str | None, container: str | None, as
     if as_json:
         return emit_json(rows)
     columns = ("network", "address", "mac", "container", "interface", "kind")
-    emit_table([name.upper() for name in columns], ([row[name] for name in columns] for row in rows))
+    cells = ([row[name] for name in columns] for row in rows)
+    emit_table([name.upper() for name in columns], cells, ("INTERFACE", "KIND"))
     return None
 
 
@@ -63,6 +78,7 @@ def lease_command(client: Client, network: str | None, container: str | None, as
     emit_table(
         ("NETWORK", "ADDRESS", "MAC", "CLIENT ID", "HOSTNAME", "CONTAINER", "STATE", "EXPIRES IN"),
         map(_lease_row, rows),
+        ("CLIENT ID", "HOSTNAME", "NETWORK"),
     )
     return None
 

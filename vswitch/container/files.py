@@ -9,7 +9,7 @@ given for rendering have been checked by whoever accepted them.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vswitch.model import Refused
@@ -26,11 +26,11 @@ LOCALHOST_V6_OFF = "::1\tip6-localhost ip6-loopback\n"
 
 
 class Files(NamedTuple):
-    """The three texts that are mounted over the host's files of the same name."""
+    """The three texts that are mounted over the host's files of the same name; None leaves that one as it is."""
 
-    resolv_conf: str
-    hosts: str
-    hostname: str
+    resolv_conf: str | None
+    hosts: str | None
+    hostname: str | None
 
 
 class ResolvConf(NamedTuple):
@@ -85,6 +85,26 @@ def hosts(
         + (LOCALHOST_V6 if ipv6 else LOCALHOST_V6_OFF)
         + "".join(f"{address}\t{extra}\n" for extra, address in extra_hosts)
         + "".join(f"{address}\t{own}\n" for address in addresses)
+    )
+
+
+def beside_the_host(
+    hostname: str,
+    *,
+    host_resolv_conf: str,
+    host_hosts: str,
+    dns: Sequence[str] = (),
+    dns_search: Sequence[str] = (),
+    dns_options: Sequence[str] = (),
+    extra_hosts: Sequence[str] = (),
+) -> Files:
+    """The files of a container in the host's network: the host's own, changed only where that was asked for."""
+    conf = parse_resolv_conf(host_resolv_conf)
+    changed = resolv_conf(dns or conf.nameservers, dns_search or conf.search, dns_options or conf.options)
+    lines = "".join(f"{a}\t{n}\n" for n, a in (parse_extra_host(text, "127.0.0.1") for text in extra_hosts))
+    ended = host_hosts if host_hosts.endswith("\n") or not host_hosts else host_hosts + "\n"
+    return Files(
+        changed if dns or dns_search or dns_options else None, ended + lines if lines else None, hostname + "\n"
     )
 
 

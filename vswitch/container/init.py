@@ -13,9 +13,12 @@ has them.
 """
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
+import socket
+import struct
 import sys
 from typing import Any, NoReturn
 
@@ -26,6 +29,8 @@ from vswitch.container.signals import SignalQueue
 PROCESS_NAME = "vswitch-init"
 SUPERVISOR_GONE = 128 + signal.SIGKILL
 SETUP_FAILED = 125
+IFREQ = struct.Struct("16sH22x")  # struct ifreq with ifr_flags
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 0x1
 
 
 def main(channel: Channel, has_terminal: bool) -> NoReturn:
@@ -52,14 +57,26 @@ def _set_up(order: dict[str, Any], channel: Channel) -> None:
     try:
         mounts.make_private()
         mounts.fresh_proc(_warn)
-        mounts.allow_ping()
-        mounts.cover_files(order["files"], _warn)
-        mounts.fresh_sys(_warn)
+        if order["network"] == "own":
+            _raise_loopback()
+            mounts.allow_ping()
+        mounts.cover_files(order["files"], _warn, host_network=order["network"] == "host")
+        if order["network"] != "host":
+            mounts.fresh_sys(_warn)
         _linux.sethostname(order["hostname"])
     except OSError as error:
         where = f" at {error.filename}" if error.filename else ""
         channel.send({"refused": f"the container's file system cannot be set up{where}: {error.strerror}"})
         os._exit(SETUP_FAILED)
+
+
+def _raise_loopback() -> None:
+    """lo up, which brings 127.0.0.1 and ::1 along (netdevice(7)); nobody else does it where no network is joined."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        request = bytearray(IFREQ.pack(b"lo", 0))
+        fcntl.ioctl(any_socket, SIOCGIFFLAGS, request)
+        flags = IFREQ.unpack(request)[1] | IFF_UP
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, IFREQ.pack(b"lo", flags))
 
 
 def _warn(text: str) -> None:

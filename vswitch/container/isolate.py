@@ -5,12 +5,16 @@ With CAP_SYS_ADMIN: network, mount, UTS and PID namespaces. Without: a user name
 caller's own uid and gid are 0 and nothing else exists (user_namespaces(7): such a map needs no privilege once
 setgroups is denied). Four settings of a machine can forbid that, each with its own remedy; `why_forbidden` is
 pure, so that tests see all of them.
+
+A network namespace may also be shared: the caller's own (`--network host`), or another container's. Entering that one
+takes privilege over it, which a user has in the user namespace that owns it: then that one is shared too.
 """
 from __future__ import annotations
 
 import errno
 import os
 from collections.abc import Callable
+from typing import NamedTuple
 
 from vswitch.container import _linux, capabilities
 from vswitch.model import Refused
@@ -21,14 +25,56 @@ APPARMOR_RESTRICTS = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
 TUN_DEVICE = "/dev/net/tun"
 
 
-def isolate() -> None:
+class Shared(NamedTuple):
+    """A network namespace that is there already: another's, with the user namespace that owns it where that is not
+    ours; or, without a descriptor, the caller's own.
+    """
+
+    netns_fd: int | None = None
+    userns_fd: int | None = None
+
+
+def isolate(shared: Shared | None = None) -> None:
     """Leave the caller's namespaces; the next child is PID 1 of the new ones. Refused with the remedy."""
+    kinds = _linux.CLONE_NEWNS | _linux.CLONE_NEWUTS | _linux.CLONE_NEWPID
+    if shared is None:
+        kinds |= _linux.CLONE_NEWNET
+    elif shared.netns_fd is not None:
+        return _join(shared, kinds)
     if not capabilities.held(capabilities.NUMBERS["SYS_ADMIN"]):
         _new_user_namespace()
+    _leave(kinds)
+
+
+def _leave(kinds: int) -> None:
     try:
-        _linux.unshare(_linux.CLONE_NEWNET | _linux.CLONE_NEWNS | _linux.CLONE_NEWUTS | _linux.CLONE_NEWPID)
+        _linux.unshare(kinds)
     except OSError as error:
         raise Refused(why_forbidden(error.errno, _read), 403) from error
+
+
+def _join(shared: Shared, kinds: int) -> None:
+    """Be in another's network, and in namespaces of our own otherwise."""
+    try:
+        if shared.userns_fd is not None and not capabilities.held(capabilities.NUMBERS["SYS_ADMIN"]):
+            _linux.setns(shared.userns_fd, _linux.CLONE_NEWUSER)
+            become_its_root()
+        _linux.setns(shared.netns_fd, _linux.CLONE_NEWNET)
+    except OSError as error:
+        raise Refused(f"the other container's network cannot be entered: {error.strerror}", 403) from error
+    _leave(kinds)
+
+
+def become_its_root() -> None:
+    """Be uid 0 of the user namespace just entered, unless we are somebody there already or it has none."""
+    try:
+        if os.getegid() != 0:
+            os.setresgid(0, 0, 0)
+        if os.geteuid() != 0:
+            os.setresuid(0, 0, 0)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
 
 
 def _new_user_namespace() -> None:

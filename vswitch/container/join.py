@@ -12,13 +12,13 @@ The program is our own child, adopted (see adopt), and dies with us; exit codes 
 """
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 
 from vswitch.container import _linux, capabilities, mounts, namespaces
 from vswitch.container.adopt import adopt
+from vswitch.container.isolate import become_its_root
 from vswitch.container.launch import FileTexts, occupy_standard_descriptors
 from vswitch.container.program import become
 from vswitch.container.signals import SignalQueue
@@ -26,7 +26,7 @@ from vswitch.container.supervise import Direct, supervise
 from vswitch.container.terminal import Terminal
 from vswitch.model import Refused
 
-EVERYTHING = _linux.CLONE_NEWNS | _linux.CLONE_NEWUTS | _linux.CLONE_NEWPID | _linux.CLONE_NEWNET
+BUT_THE_NETWORK = _linux.CLONE_NEWNS | _linux.CLONE_NEWUTS | _linux.CLONE_NEWPID
 
 
 def exec_in(
@@ -79,16 +79,18 @@ def _run(enter: Callable[[], None], order: dict, signals: SignalQueue) -> int:
 
 def _enter_container(pid: int) -> Callable[[], None]:
     """What the intermediate does to be in the container of PID 1 `pid`."""
-    found = namespaces.open_pid(pid)
-    kinds = EVERYTHING if found.userns_fd is None else EVERYTHING | _linux.CLONE_NEWUSER
+    pidfd, userns = namespaces.open_process(pid)
+    kinds = BUT_THE_NETWORK if namespaces.in_our_network(pid) else BUT_THE_NETWORK | _linux.CLONE_NEWNET
+    if userns is not None:
+        kinds |= _linux.CLONE_NEWUSER
     root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def enter() -> None:
         try:
-            _shed_groups(found.userns_fd)
-            _linux.setns(found.pidfd, kinds)
-            if found.userns_fd is not None:
-                _become_its_root()
+            _shed_groups(userns)
+            _linux.setns(pidfd, kinds)
+            if userns is not None:
+                become_its_root()
             os.fchdir(root)
             os.chroot(".")
         except OSError as error:
@@ -107,7 +109,7 @@ def _enter_netns(name_or_path: str, files: FileTexts | None) -> Callable[[], Non
             _shed_groups(userns)
             if userns is not None:
                 _linux.setns(userns, _linux.CLONE_NEWUSER)
-                _become_its_root()
+                become_its_root()
             _linux.setns(netns, _linux.CLONE_NEWNET)
             _linux.unshare(_linux.CLONE_NEWNS)
             mounts.make_private()
@@ -125,18 +127,6 @@ def _shed_groups(userns: int | None) -> None:
     """The real root entering a user's container keeps no groups that the user does not have."""
     if userns is not None and capabilities.held(capabilities.NUMBERS["SETGID"]):
         os.setgroups([])
-
-
-def _become_its_root() -> None:
-    """Be uid 0 of the user namespace just entered, unless we are somebody there already or it has none."""
-    try:
-        if os.getegid() != 0:
-            os.setresgid(0, 0, 0)
-        if os.geteuid() != 0:
-            os.setresuid(0, 0, 0)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
 
 
 def _no_entry(what: str, error: OSError) -> Refused:

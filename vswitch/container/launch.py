@@ -27,7 +27,7 @@ from vswitch.container import namespaces
 from vswitch.container.adopt import adopt, refusal
 from vswitch.container.channel import Channel, let_go_of_all_but
 from vswitch.container.init import main, shell_code
-from vswitch.container.isolate import isolate
+from vswitch.container.isolate import Shared, isolate
 from vswitch.container.log import CAP_BYTES, LogFile, Pump
 from vswitch.container.signals import SignalQueue
 from vswitch.container.supervise import Contained, supervise
@@ -41,17 +41,22 @@ FAILED = 125
 class FileTexts(Protocol):
     """What vswitch.container.files.Files is; its module is not needed here."""
 
-    resolv_conf: str
-    hosts: str
-    hostname: str
+    resolv_conf: str | None
+    hosts: str | None
+    hostname: str | None
 
 
-def prepare(*, detached: bool = False, on_exit: OnExit | None = None) -> Prepared:
-    """Make a container's namespaces and its waiting PID 1. Refused, with the remedy, if forbidden."""
+def prepare(
+    *, detached: bool = False, on_exit: OnExit | None = None, shared: Shared | None = None
+) -> Prepared:
+    """Make a container's namespaces and its waiting PID 1. Refused, with the remedy, if forbidden.
+
+    With `shared`, its network is one that is there already; the descriptors stay the caller's.
+    """
     occupy_standard_descriptors()
     sys.stdout and sys.stdout.flush()
     sys.stderr and sys.stderr.flush()
-    return (_PreparedDetached if detached else _PreparedHere)(on_exit)
+    return (_PreparedDetached if detached else _PreparedHere)(on_exit, shared)
 
 
 def occupy_standard_descriptors() -> None:
@@ -71,9 +76,11 @@ class Prepared:
     netns_fd: int
     userns_fd: int | None
     origin: NamespaceOrigin
+    network: str  # "own", "shared" (another container's), "host" (the caller's)
 
-    def _adopt_namespaces(self, pid: int) -> None:
-        found = namespaces.open_pid(pid)
+    def _adopt_namespaces(self, pid: int, shared: Shared | None) -> None:
+        self.network = "own" if shared is None else "host" if shared.netns_fd is None else "shared"
+        found = namespaces.open_pid(pid, to_enter=self.network != "host")
         self.pid, (self.netns_fd, self.userns_fd, self.pidfd) = pid, found
         self.origin = namespaces.origin(found.netns_fd, pid=pid)
         self._open = [fd for fd in found if fd is not None]
@@ -101,6 +108,7 @@ class Prepared:
             "workdir": workdir,
             "files": {"resolv_conf": files.resolv_conf, "hosts": files.hosts, "hostname": files.hostname},
             "hostname": hostname,
+            "network": self.network,
             "capabilities": None if capabilities is None else sorted(capabilities),
             "session": "new", "foreground": False, "ignored": [],
         }  # fmt: skip
@@ -140,13 +148,13 @@ def _with_hostname(env: Mapping[str, str], hostname: str) -> dict[str, str]:
 class _PreparedHere(Prepared):
     """The caller is the supervisor."""
 
-    def __init__(self, on_exit: OnExit | None) -> None:
+    def __init__(self, on_exit: OnExit | None, shared: Shared | None) -> None:
         self._on_exit = on_exit
         self._terminal = Terminal.find()
         has_terminal = self._terminal is not None
-        pid, self._channel = adopt(isolate, lambda channel: main(channel, has_terminal))
+        pid, self._channel = adopt(lambda: isolate(shared), lambda channel: main(channel, has_terminal))
         try:
-            self._adopt_namespaces(pid)
+            self._adopt_namespaces(pid, shared)
         except BaseException:
             _end_waiting(pid, self._channel)
             raise
@@ -226,12 +234,12 @@ def _report(on_exit: OnExit | None, tag: str, status: int) -> None:
 class _PreparedDetached(Prepared):
     """The supervisor is a process of its own; this is the caller's handle on it until the program runs."""
 
-    def __init__(self, on_exit: OnExit | None) -> None:
+    def __init__(self, on_exit: OnExit | None, shared: Shared | None) -> None:
         self._control, theirs = Channel.pair()
         intermediate = os.fork()
         if intermediate == 0:
             self._control.close()
-            _fork_supervisor(theirs, on_exit)
+            _fork_supervisor(theirs, on_exit, shared)
         theirs.close()
         os.waitpid(intermediate, 0)
         answer = self._control.receive()
@@ -239,7 +247,7 @@ class _PreparedDetached(Prepared):
             self._control.close()
             raise refusal(answer)
         try:
-            self._adopt_namespaces(answer["pid"])
+            self._adopt_namespaces(answer["pid"], shared)
         except BaseException:
             self._abort()
             raise
@@ -260,21 +268,21 @@ class _PreparedDetached(Prepared):
         self._control.close()
 
 
-def _fork_supervisor(control: Channel, on_exit: OnExit | None) -> NoReturn:
+def _fork_supervisor(control: Channel, on_exit: OnExit | None, shared: Shared | None) -> NoReturn:
     """In the intermediate: a session without a terminal, a second fork, so that the caller is no parent."""
     try:
         os.setsid()
         if os.fork() == 0:
-            _supervise_detached(control, on_exit)
+            _supervise_detached(control, on_exit, shared)
     finally:
         os._exit(0)
 
 
-def _supervise_detached(control: Channel, on_exit: OnExit | None) -> NoReturn:
+def _supervise_detached(control: Channel, on_exit: OnExit | None, shared: Shared | None) -> NoReturn:
     """The life of a detached supervisor."""
     try:
-        let_go_of_all_but({control.fd})
-        pid, channel, pipe = _prepare_detached(control)
+        let_go_of_all_but({control.fd, *(fd for fd in shared or () if fd is not None)})
+        pid, channel, pipe = _prepare_detached(control, shared)
         ask = control.receive()
         if ask is None or ask["order"] is None:
             _end_waiting(pid, channel)
@@ -289,14 +297,17 @@ def _supervise_detached(control: Channel, on_exit: OnExit | None) -> NoReturn:
         os._exit(0)
 
 
-def _prepare_detached(control: Channel) -> tuple[int, Channel, int]:
+def _prepare_detached(control: Channel, shared: Shared | None) -> tuple[int, Channel, int]:
     """A waiting PID 1 whose output comes out of a pipe: (pid, channel, the pipe's end for us)."""
     pipe, their_end = os.pipe()
     null = os.open(os.devnull, os.O_RDWR)
     for fd, source in enumerate((null, their_end, their_end)):
         os.dup2(source, fd)
     os.close(their_end)
-    pid, channel = adopt(isolate, lambda channel: main(channel, False))
+    pid, channel = adopt(lambda: isolate(shared), lambda channel: main(channel, False))
+    for fd in shared or ():
+        if fd is not None:
+            os.close(fd)  # it would keep the other's namespace alive
     os.dup2(null, 1)
     os.dup2(null, 2)
     os.close(null)

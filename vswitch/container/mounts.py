@@ -85,10 +85,13 @@ def _open_mount(path: str) -> int | None:
     return None
 
 
-def cover_files(files: dict[str, str], warn: Warn) -> None:
-    """Put the container's own texts over the host's files, and nothing over its resolvers' sockets."""
-    texts = {ETC_FILES[name]: text for name, text in files.items()}
-    texts |= {path: "" for path in RESOLVER_SOCKETS}
+def cover_files(files: dict[str, str | None], warn: Warn, *, host_network: bool = False) -> None:
+    """Put the container's own texts over the host's files, and nothing over its resolvers' sockets.
+
+    A file without a text stays the host's; with the host's network so do its resolvers.
+    """
+    texts = {ETC_FILES[name]: text for name, text in files.items() if text is not None}
+    texts |= {path: "" for path in RESOLVER_SOCKETS if not host_network}
     targets = {path: fd for path in texts if (fd := _open_target(path, warn)) is not None}
     _linux.mount("tmpfs", STAGE, "tmpfs", SAFE, STAGE_OPTIONS)
     try:

@@ -62,14 +62,15 @@ def open_netns(name_or_path: str) -> int:
     return _checked(fd, path)
 
 
-def open_pid(pid: int) -> PidNamespaces:
-    """The network namespace of a process, the user namespace to enter first, and a pidfd."""
+def open_pid(pid: int, *, to_enter: bool = True) -> PidNamespaces:
+    """The network namespace of a process, the user namespace to enter first, and a pidfd. Refused where it cannot be
+    entered, unless that is not wanted.
+    """
+    pidfd = _open_pidfd(pid)
     try:
-        pidfd = os.pidfd_open(pid)
-    except (OSError, OverflowError) as error:
-        raise _cannot_open(f"process {pid}", error) from error
-    try:
-        netns_fd = _checked(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC), f"process {pid}")
+        netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        if to_enter:
+            _checked(netns_fd, f"process {pid}")
         if pid_ended(pidfd):
             os.close(netns_fd)
             raise Refused(f"process {pid} has ended", 404)
@@ -80,6 +81,41 @@ def open_pid(pid: int) -> PidNamespaces:
         os.close(pidfd)
         raise
     return PidNamespaces(netns_fd, owner_userns(netns_fd), pidfd)
+
+
+def open_process(pid: int) -> tuple[int, int | None]:
+    """A pidfd, and the user namespace the process is in, where that is not ours; the caller closes both."""
+    pidfd = _open_pidfd(pid)
+    try:
+        userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        if pid_ended(pidfd):
+            os.close(userns)
+            raise Refused(f"process {pid} has ended", 404)
+    except OSError as error:
+        os.close(pidfd)
+        raise _cannot_open(f"process {pid}", error) from error
+    except Refused:
+        os.close(pidfd)
+        raise
+    if not _is_own_userns(userns):
+        return pidfd, userns
+    os.close(userns)
+    return pidfd, None
+
+
+def in_our_network(pid: int) -> bool:
+    """Whether a process is in the network namespace that we are in ourselves."""
+    try:
+        return os.path.samefile(f"/proc/{pid}/ns/net", OWN_NETNS)
+    except OSError:
+        return False
+
+
+def _open_pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except (OSError, OverflowError) as error:
+        raise _cannot_open(f"process {pid}", error) from error
 
 
 def _cannot_open(what: str, error: Exception) -> Refused:

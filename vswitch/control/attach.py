@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from vswitch.control import modes
 from vswitch.control.containers import identified, plan_container
 from vswitch.control.edges import Parts
 from vswitch.control.ending import Ending
@@ -75,10 +76,13 @@ class Attaching:
         self, spec: ContainerSpec, origin: NamespaceOrigin, namespace: Namespace, job: Job
     ) -> Container:
         """A new container, running. Refused, and then nothing of it is left."""
-        origin = identified(origin, namespace.netns_fd, namespace.pidfd)
+        spec, provider = modes.settled(spec, self._parts.inventory)
+        borrows = modes.borrows(spec)
+        origin = identified(origin, namespace.netns_fd, namespace.pidfd, ours_too=borrows)
+        modes.refuse_elsewhere(provider, origin)
         if spec.command:
             refuse_without_process(namespace)
-        if (there := self._parts.inventory.container_in(origin.device, origin.inode)) is not None:
+        if not borrows and (there := self._parts.inventory.container_in(origin.device, origin.inode)) is not None:
             return await self._mend(there, spec, origin, namespace, job)
         async with AsyncExitStack() as reserved:
             container = self._reserve(spec, origin, reserved)
@@ -96,7 +100,9 @@ class Attaching:
         """A stopped container in new namespaces, with the addresses it had. Refused, and then it is stopped
         as before.
         """
-        origin = identified(origin, namespace.netns_fd, namespace.pidfd)
+        spec, provider = modes.settled(container.record.spec, self._parts.inventory)
+        origin = identified(origin, namespace.netns_fd, namespace.pidfd, ours_too=modes.borrows(spec))
+        modes.refuse_elsewhere(provider, origin)
         refuse_without_process(namespace)
         async with container.lock, AsyncExitStack() as undo:
             before = container.record
@@ -104,7 +110,8 @@ class Attaching:
                 raise Refused(
                     f"container {container.name} is {before.state}: only a stopped one can be started", 409
                 )
-            self._refuse_shared(origin)
+            if not modes.borrows(spec):
+                self._refuse_shared(origin)
             spec = replace(before.spec, detached=True)  # a start is always in the background
             container.record = replace(before, spec=spec, state="starting", origin=origin, exit_code=None)
             undo.callback(setattr, container, "record", before)
@@ -169,9 +176,10 @@ class Attaching:
         parts.inventory.refuse_taken(container)
         wishes = [(wish, parts.inventory.network(wish.network)) for wish in spec.networks]
         reservations = undo.enter_context(ExitStack())
-        record.endpoints = reserve_endpoints(
-            wishes, container.name, parts.random, reservations, named=container.made_by_us
-        )
+        if spec.network_mode == modes.BRIDGE:
+            record.endpoints = reserve_endpoints(
+                wishes, container.name, parts.random, reservations, named=container.made_by_us
+            )
         record.ports = planned(spec.ports, record, parts.inventory.networks)
         parts.inventory.add_container(container)
         undo.callback(parts.inventory.drop_container, container)

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from vswitch.container.files import ResolvConf, hosts, parse_extra_host, resolv_conf
 from vswitch.container.files import hostname as hostname_text
 from vswitch.container.namespaces import pid_ended, pid_started
+from vswitch.control import modes
 from vswitch.control.difference import Resolving
 from vswitch.control.endpoints import default_endpoint
 from vswitch.control.inventory import Container, Inventory
@@ -50,10 +51,11 @@ def plan_container(
         check_hostname(spec.hostname)
     check_resolver_settings(spec)
     identity = new_id(random)
+    other = modes.provider_of(spec, inventory)
     return ContainerRecord(
         id=identity,
         name=spec.name or invented_name(random, inventory.container_ids),
-        hostname=spec.hostname or identity[:SHORT_ID_LENGTH],
+        hostname=other.record.hostname if other else spec.hostname or identity[:SHORT_ID_LENGTH],
         spec=spec,
         origin=origin,
         state="starting",
@@ -71,16 +73,18 @@ def check_resolver_settings(spec: ContainerSpec) -> None:
         raise Refused(f"{len(spec.extra_hosts)} times --add-host is too often: at most {WORDS_LIMIT}")
 
 
-def identified(origin: NamespaceOrigin, netns_fd: int, pidfd: int | None) -> NamespaceOrigin:
+def identified(
+    origin: NamespaceOrigin, netns_fd: int, pidfd: int | None, *, ours_too: bool = False
+) -> NamespaceOrigin:
     """`origin` with what the kernel says about the namespace. Refused if the client says otherwise, or sent
-    our own.
+    our own, unless that may be.
     """
     status = os.fstat(netns_fd)
     claimed, actual = (origin.device, origin.inode), (status.st_dev, status.st_ino)
     if claimed not in ((0, 0), actual):
         raise Refused("the descriptor is of another namespace than the origin says: attach again", 409)
     own = os.stat("/proc/self/ns/net")
-    if actual == (own.st_dev, own.st_ino):
+    if actual == (own.st_dev, own.st_ino) and not ours_too:
         raise Refused(
             "that is the network namespace of the switch itself: give the container one of its own", 409
         )
@@ -124,18 +128,22 @@ def restart_spec(container: Container) -> ContainerSpec:
     """What a client needs to start a container again: its spec, with the names that were made up for it."""
     record = container.record
     ports = [text_of(port.asked) for port in record.ports]
-    return replace(record.spec, name=record.name, hostname=record.hostname, ports=ports)
+    hostname = None if record.spec.network_mode.startswith(modes.CONTAINER) else record.hostname
+    return replace(record.spec, name=record.name, hostname=hostname, ports=ports)
 
 
 def container_files(container: Container, inventory: Inventory, resolvers: ResolvConf) -> ContainerFiles:
     """resolv.conf from --dns and friends, else as the network with the default route says, else the host's own; hosts
     with the container's addresses and --add-host.
     """
+    if container.record.spec.network_mode == modes.HOST:
+        return ContainerFiles(resolv_conf=None, hosts=None, hostname=hostname_text(container.record.hostname))
+    container = modes.provider_of(container.record.spec, inventory) or container
     record, spec = container.record, container.record.spec
     addresses = [a for endpoint in record.endpoints for a in (endpoint.ipv4, endpoint.ipv6) if a is not None]
     first = default_endpoint(record.endpoints, inventory.networks) or next(iter(record.endpoints), None)
     network = None if first is None else inventory.networks[first.network]
-    gateway = None if network is None else network.gateway_for(first.ipv4)
+    gateway = "127.0.0.1" if network is None else network.gateway_for(first.ipv4)
     told = Resolving() if network is None else network.shape.resolving
     extra_hosts = [parse_extra_host(extra, gateway) for extra in spec.extra_hosts]
     return ContainerFiles(

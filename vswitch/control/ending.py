@@ -160,6 +160,15 @@ class Ending:
             raise Refused(f"timeout must be between 0 and {STOP_TIMEOUT_LIMIT_S:g} s")
         await self._end_process(container, timeout_s)
 
+    async def signal(self, container: Container, number: int) -> None:
+        """To its first process, and nothing else is done: whatever it does then is its own affair."""
+        if not container.made_by_us:
+            raise Refused(f"container {container.name} was attached, not run: its processes are not the switch's", 409)
+        async with container.lock:
+            if container.record.state not in ("running", "orphaned"):
+                raise Refused(f"container {container.name} is not running ({container.record.state})", 409)
+            self._signal(container, signal.Signals(number))
+
     async def _end_process(self, container: Container, timeout_s: float) -> None:
         """End it in whatever way it takes, so that it is kept; one that is just starting is waited for."""
         async with container.lock:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 PING_REMEDY = "allow it with `sysctl net.ipv4.ping_group_range='0 2147483647'`"
 FLOW_EVENTS = {"flow_opened": "opened", "flow_closed": "closed"}
 FLOW_ATTRIBUTES = ("network", "protocol", "direction", "inside", "inside_port", "outside", "outside_port", "target")
-FLOW_COUNTERS = ("state", "out_packets", "out_bytes", "in_packets", "in_bytes", "age")
+FLOW_COUNTERS = ("out_packets", "out_bytes", "in_packets", "in_bytes", "age")
 
 
 class Happenings:
@@ -71,6 +71,7 @@ class Happenings:
         attributes = {name: value for name in FLOW_ATTRIBUTES if (value := getattr(view, name)) is not None}
         if action == "closed":
             attributes.update({name: getattr(view, name) for name in FLOW_COUNTERS})
+            attributes["last_state"] = view.state  # what it was in until it closed
         self._parts.events.publish("flow", action, view.id, view.container, **attributes)
 
     def _no_ping(self) -> None:

@@ -180,7 +180,8 @@ class Inventory:
         """The container whose network namespace is this one."""
         for container in self.containers.values():
             origin = container.record.origin
-            if container.live and origin.inode == inode and origin.device == device:
+            owner = container.live and container.record.spec.network_mode in ("bridge", "none")
+            if owner and origin.inode == inode and origin.device == device:
                 return container
         return None
 

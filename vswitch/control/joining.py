@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack
 
 from msgspec.structs import replace
 
+from vswitch.control import modes
 from vswitch.control.edges import Parts
 from vswitch.control.endpoints import NETWORKS_LIMIT, free_interface, release_endpoint, reserve_endpoint
 from vswitch.control.hostservices import HostServices
@@ -47,6 +48,7 @@ class Joining:
             network = self._parts.inventory.network(wish.network)
             self._refuse_change(container)
             before = container.record
+            modes.refuse_joining(before)
             if _on(before, network) is not None:
                 raise Refused(f"container {container.name} is on network {network.name} already", 409)
             if len(before.endpoints) >= NETWORKS_LIMIT:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 from vswitch.clock import Clock
 
 PIECE_BYTES = 64 * 1024
+TAIL_BYTES = 1024 * 1024  # read before lines are counted again
 FOLLOW_INTERVAL_S = 0.25  # a person who follows a log doesn't notice less
 
 
@@ -37,8 +38,68 @@ def remove_logs(state_dir: str, identity: str) -> None:
             pass
 
 
-async def read_logs(path: str, clock: Clock, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """The older part, then the newer; then what is added, for as long as `goes_on()`."""
+async def read_logs(
+    path: str, clock: Clock, goes_on: Callable[[], bool], tail: int | None = None
+) -> AsyncIterator[bytes]:
+    """The older part, then the newer; then what is added, for as long as `goes_on()`.
+
+    With `tail`, so many last lines of what there is at first.
+    """
+    if tail is None:
+        pieces = _all_of(path, clock, goes_on)
+    else:
+        pieces = _from_the_end(path, clock, goes_on, tail)
+    async for piece in pieces:
+        yield piece
+
+
+async def _from_the_end(
+    path: str, clock: Clock, goes_on: Callable[[], bool], lines: int
+) -> AsyncIterator[bytes]:
+    """What is there is counted from its end, what is added comes as it is."""
+    there = await asyncio.to_thread(_bytes_there, path)
+    kept, seen = bytearray(), 0
+    async for piece in _all_of(path, clock, goes_on):
+        early = piece[: max(0, there - seen)]
+        seen += len(piece)
+        kept += early
+        if len(kept) > TAIL_BYTES:
+            kept = bytearray(_last_lines(kept, lines))
+        if seen < there:
+            continue
+        if kept:
+            yield bytes(_last_lines(kept, lines))
+            kept.clear()
+        if len(piece) > len(early):
+            yield piece[len(early) :]
+    if kept:
+        yield bytes(_last_lines(kept, lines))
+
+
+def _bytes_there(path: str) -> int:
+    """In both generations, now."""
+    total = 0
+    for name in (path + ".1", path):
+        try:
+            total += os.stat(name).st_size
+        except OSError:
+            pass
+    return total
+
+
+def _last_lines(text: bytes | bytearray, lines: int) -> bytes | bytearray:
+    """The last `lines` lines; an end without a newline is a line too."""
+    if lines == 0:
+        return b""
+    end = len(text) - 1 if text.endswith(b"\n") else len(text)
+    for _ in range(lines):
+        end = text.rfind(b"\n", 0, end)
+        if end < 0:
+            return text
+    return text[end + 1 :]
+
+
+async def _all_of(path: str, clock: Clock, goes_on: Callable[[], bool]) -> AsyncIterator[bytes]:
     older = await asyncio.to_thread(_open, path + ".1")
     if older is not None:
         with older:

@@ -51,6 +51,8 @@ def planned(texts: Sequence[str], record: ContainerRecord, networks: dict[str, N
     if len(texts) > PUBLICATIONS_LIMIT:
         raise Refused(f"{len(texts)} times -p is too often: at most {PUBLICATIONS_LIMIT}; ranges count once")
     asked = [parse(text) for text in texts]
+    if not record.endpoints:
+        raise Refused(f"container {record.name} is on no network, so nothing of it can be published: connect it to one")
     endpoint = default_endpoint(record.endpoints, networks)
     if endpoint is None:
         names = " and ".join(networks[e.network].name for e in record.endpoints)
@@ -216,7 +218,7 @@ class Publishing:
 
     async def _open(self, port: Port, record: PublicationRecord) -> Publication:
         """Sockets for one record, accepting for the container."""
-        first, groups = await self._sockets(record)
+        first, groups = await self._sockets(record, port)
         publication = Publication(replace(record, host_port=first), groups)
         async with AsyncExitStack() as undo:
             for group in groups.values():
@@ -228,7 +230,7 @@ class Publishing:
             undo.pop_all()
         return publication
 
-    async def _sockets(self, record: PublicationRecord) -> tuple[int, dict[str, ListenerGroup]]:
+    async def _sockets(self, record: PublicationRecord, port: Port) -> tuple[int, dict[str, ListenerGroup]]:
         """The first host port that can be had, and its sockets by protocol."""
         problem: OSError | None = None
         for first in _candidates(record):
@@ -239,7 +241,7 @@ class Publishing:
                 if refused.errno != errno.EADDRINUSE:
                     break
         assert problem is not None
-        raise self._refusal(record, problem) from None
+        raise self._refusal(record, problem, port) from None
 
     async def _bind(self, record: PublicationRecord, first: int) -> tuple[int, dict[str, ListenerGroup]]:
         """Every protocol from host port `first` on, all or none; 0 for wherever there is room. OSError."""
@@ -312,13 +314,13 @@ class Publishing:
         ports = text_of(as_decided(record))
         self._parts.events.publish("container", action, container.record.id, container.name, ports=ports)
 
-    def _refusal(self, record: PublicationRecord, problem: OSError) -> Refused:
+    def _refusal(self, record: PublicationRecord, problem: OSError, port: Port) -> Refused:
         """Why the sockets can't be had, and what would be right."""
         number = getattr(problem, "host_port", 0)
         at = f" at {record.host_ip}" if record.host_ip else ""
         what = f"host port {number}/{'+'.join(record.asked.protocols)}{at}"
         if problem.errno == errno.EADDRINUSE:
-            return Refused(f"{self._taken(record, number, what)}: choose another, or free it first", 409)
+            return Refused(f"{self._taken(record, number, what, port)}: choose another, or free it first", 409)
         if problem.errno in (errno.EACCES, errno.EPERM):
             first = self._parts.host.first_unprivileged_port()
             return Refused(
@@ -334,16 +336,16 @@ class Publishing:
             return Refused(f"each published port is a socket: {exhausted}", 507)
         return Refused(f"{what} cannot be opened: {problem.strerror or problem}", 500)
 
-    def _taken(self, record: PublicationRecord, number: int, what: str) -> str:
+    def _taken(self, record: PublicationRecord, number: int, what: str, wanting: Port) -> str:
         asked = record.asked
         if asked.host_port is None:
             row = f", not {asked.count} in a row" if asked.count > 1 else ""
             return f"no host ports{row} were found to be free"
         if asked.choices > 1:
             return f"none of host ports {asked.host_port}-{asked.host_port + asked.choices - 1} is free"
-        return f"{what} is taken by {self._holder(record, number)}"
+        return f"{what} is taken by {self._holder(record, number, wanting)}"
 
-    def _holder(self, record: PublicationRecord, number: int) -> str:
+    def _holder(self, record: PublicationRecord, number: int, wanting: Port) -> str:
         for port in self._parts.inventory.ports.values():
             for other in port.publications:
                 theirs = other.record
@@ -352,7 +354,8 @@ class Publishing:
                 meet = theirs.host_ip == record.host_ip or here(theirs.host_ip) or here(record.host_ip)
                 shared = any(protocol in record.asked.protocols for protocol in other.groups)
                 if meet and shared and first <= number < first + theirs.asked.count:
-                    return f"container {port.container.name}"
+                    name = port.container.name
+                    return f"container {name}{' itself' if port.container is wanting.container else ''}"
         return "another program"
 
 

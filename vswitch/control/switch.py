@@ -50,6 +50,7 @@ from vswitch.control.edges import (
 )
 from vswitch.control.ending import Ending
 from vswitch.control.events import Events
+from vswitch.control.fullness import Fullness
 from vswitch.control.happenings import Happenings
 from vswitch.control.host import ProcHost
 from vswitch.control.hostservices import HostServices
@@ -137,6 +138,7 @@ class Switch(Tables):
         )
         self._jobs = Jobs()
         self._publishing = Publishing(parts)
+        self._fullness = Fullness(parts)
         self._wiring = Wiring(parts, self._publishing)
         self._leasing = HostServices(parts)
         super().__init__(parts, self._leasing)
@@ -180,11 +182,13 @@ class Switch(Tables):
         await self._default.settle(parts.settings.default_network, Job())
         self._routes_changed(parts.host.routes())
         self._leasing.start()
+        self._fullness.start()
 
     async def close(self) -> None:
         """End what is under way and let go of everything; containers keep their interfaces."""
         self._parts.addresses.close()
         self._parts.routes.close()
+        self._fullness.stop()
         await self._jobs.close()
         await self._leasing.stop()
         for port in self.ports():
@@ -329,15 +333,19 @@ class Switch(Tables):
         """What a client needs to start it again."""
         return restart_spec(self._parts.inventory.container(reference))
 
-    def logs(self, reference: str, *, follow: bool = False) -> AsyncIterator[bytes]:
-        """What a detached container wrote; with `follow`, what it goes on to write until it ends."""
+    async def signal(self, reference: str, number: int) -> None:
+        """A signal for a container's first process."""
+        await self._jobs.run(lambda job: self._ending.signal(self._parts.inventory.container(reference), number))
+
+    def logs(self, reference: str, *, follow: bool = False, tail: int | None = None) -> AsyncIterator[bytes]:
+        """What a detached container wrote, or its last lines; with `follow`, what it goes on to write until it ends."""
         container = self._parts.inventory.container(reference)
         path = self._log_path(container)
         if path is None:
             raise Refused(
                 f"container {container.name} has no log: only those started by `vswitch run -d` have", 409
             )
-        return read_logs(path, self._parts.clock, lambda: follow and container.live)
+        return read_logs(path, self._parts.clock, lambda: follow and container.live, tail)
 
     # ---- published ports
 

@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from typing import Any, NamedTuple
 
 from vswitch.clock import rfc3339
+from vswitch.control import modes
 from vswitch.control.endpoints import default_routes
 from vswitch.control.inventory import Container, Inventory, Member, Port, Publication
 from vswitch.control.names import mac_text
@@ -120,6 +121,7 @@ def container_view(container: Container, inventory: Inventory) -> ContainerView:
         networks=[_endpoint(endpoint, record.endpoints, inventory) for endpoint in record.endpoints],
         ports=[mapping for port in container.ports.values() for mapping in port_mappings(port)],
         warnings=[w for e in record.endpoints for w in warnings(inventory.networks[e.network])],
+        network_mode=modes.shown(record, inventory),
     )
 
 

@@ -2,7 +2,7 @@
 """The switch's life from the first turn of the event loop to the last: what is put together, in which order,
 and how it ends.
 
-    socket    ours alone (lock), so that a second switch is refused before it touches the store
+    socket    ours alone (lock), and the state folder too: a second switch is refused before it touches the store
     dataplane its thread runs
     captures  of a packet log, before there is a port
     switch    store, networks, containers that were there before
@@ -37,6 +37,7 @@ from vswitch.daemon import logs, watchdog
 from vswitch.daemon.captures import Captures
 from vswitch.daemon.kept import KeptTaps, returned_taps
 from vswitch.daemon.notify import Inherited, Notifier
+from vswitch.daemon.statelock import lock_state
 from vswitch.datapath.plane import Datapath
 from vswitch.model import Refused
 from vswitch.ports.handover import TokenServer
@@ -97,6 +98,8 @@ class Daemon:
         listener = listen(options.socket, settings.switch.socket_group)
         ending.callback(listener.close)
         _make_state_dir(options.state_dir)
+        lock = await lock_state(options.state_dir)
+        ending.callback(lock.close)
         datapath = Datapath(
             nat_timeouts=settings.nat.timeouts(),
             max_flows=settings.nat.max_flows,
@@ -123,6 +126,7 @@ class Daemon:
         ending.push_async_callback(self._switch.close)
         await self._switch.start(returned_taps(self._inherited, self._notifier))
         await self._open_to_clients(listener, captures, ending)
+        ending.callback(lock.ending)
         return datapath
 
     async def _open_to_clients(self, listener: Listener, captures: Captures, ending: AsyncExitStack) -> None:

@@ -16,6 +16,7 @@ import os
 import pwd
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
@@ -23,6 +24,7 @@ from vswitch import __version__
 
 API = 1  # the number in /v1, sent by the server with every answer
 ANSWER_TIMEOUT_S = 60.0  # a stop waits up to its own timeout on top of this
+START_PATIENCE_S, START_POLL_S = 3.0, 0.05  # a switch listens half a second after its start
 LINE_LIMIT_BYTES = 64 * 1024  # of a header line or a chunk's size line: ours are far shorter
 HEADER_LIMIT = 64
 HOW_TO_BE_LET_IN = (
@@ -129,6 +131,24 @@ class Client:
         return answer
 
     def _connect(self, timeout_s: float) -> socket.socket:
+        """A connection; a switch that is just starting is waited for."""
+        deadline_at = None
+        while True:
+            try:
+                return self._connect_now(timeout_s)
+            except NoSwitch:
+                now = time.monotonic()
+                deadline_at = deadline_at or now + START_PATIENCE_S
+                if now > deadline_at or not self._is_starting():
+                    raise
+                time.sleep(START_POLL_S)
+
+    def _is_starting(self) -> bool:
+        from vswitch.control.api.starting import is_starting
+
+        return is_starting(self.path)
+
+    def _connect_now(self, timeout_s: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         connection.settimeout(timeout_s)
         try:

@@ -108,6 +108,10 @@ async def stop_container(call: Call) -> None:
     await call.switch.stop(call.names[0], call.body.timeout)
 
 
+async def signal_container(call: Call) -> None:
+    await call.switch.signal(call.names[0], call.body.signal)
+
+
 async def start_container(call: Call) -> Attached:
     return await call.switch.start_container(call.names[0], call.body.origin, *_claim(call))
 
@@ -117,7 +121,7 @@ async def report_exit(call: Call) -> None:
 
 
 async def read_logs(call: Call) -> AsyncIterator[bytes]:
-    return call.switch.logs(call.names[0], follow=call.query.follow)
+    return call.switch.logs(call.names[0], follow=call.query.follow, tail=call.query.tail)
 
 
 async def list_fdb(call: Call) -> list[FdbView]:

@@ -6,9 +6,9 @@ Everything that comes from outside is a `Spec`: an unknown field or a wrong type
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from vswitch.model import AttachmentSpec, ContainerSpec, FlowFilter, NamespaceOrigin, Spec
 
@@ -107,7 +107,10 @@ class Removal(Spec):
 
 
 class LogQuery(Spec):
+    """`tail`: only so many last lines of what there is."""
+
     follow: bool = False
+    tail: Annotated[int, Meta(ge=0)] | None = None
 
 
 class Namespace(Spec, kw_only=True):
@@ -128,6 +131,12 @@ class Stop(Spec):
     """`timeout`: seconds between SIGTERM and SIGKILL."""
 
     timeout: float = STOP_TIMEOUT_S
+
+
+class SignalSpec(Spec):
+    """`signal`: its number (signal(7))."""
+
+    signal: Annotated[int, Meta(ge=1, le=64)]
 
 
 class Exit(Spec):

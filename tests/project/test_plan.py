@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans: carried out, they lead to what the project wants, and then there is nothing left to do."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from simulated_switch import carried_out, members_shown, satisfied
+
+from vswitch.model import Refused
+from vswitch.project.plan import Held, Plan, State, plan
+from vswitch.project.wish import PROJECT_LABEL, NetworkWish, Project, ServiceWish
+
+KEYS = ("a", "b", "c")
+EMPTY = State({}, {})
+
+networks = st.builds(
+    NetworkWish,
+    key=st.sampled_from(KEYS),
+    name=st.just(""),
+    spec=st.fixed_dictionaries(
+        {},
+        optional={
+            "internal": st.booleans(),
+            "mtu": st.sampled_from([1400, 9000]),
+            "labels": st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
+            "options": st.dictionaries(st.just("icc"), st.sampled_from(["true", "false"]), max_size=1),
+            "subnets": st.sampled_from(
+                [[], [{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.7/24"}, {"subnet": "fd00::/64"}]]
+            ),
+        },
+    ),
+)
+
+
+@st.composite
+def services(draw: st.DrawFn, key: str, there: list[str]) -> ServiceWish:
+    how = draw(st.sampled_from(["run", "netns", "there"]))
+    joined = draw(st.lists(st.sampled_from(there), unique=True, max_size=3)) if there else []
+    attachments = []
+    for network in joined:
+        aliases = draw(st.lists(st.sampled_from(["x", "y"]), unique=True, max_size=2))
+        wish = {"network": network, "aliases": [key, *aliases]}
+        attachments.append(
+            wish | draw(st.sampled_from([{}, {}, {"ip": "10.1.0.9"}, {"mac_address": "02:00:00:00:00:01"}]))
+        )
+    spec = {"networks": attachments}
+    if not attachments:
+        how = "run" if how == "netns" else how
+        spec["network_mode"] = "none"
+    elif draw(st.booleans()):
+        spec["ports"] = draw(st.lists(st.sampled_from(["80", "8080:80", "53:53/udp"]), max_size=3))
+    spec |= draw(
+        st.fixed_dictionaries(
+            {}, optional={"hostname": st.sampled_from(["h", "i"]), "extra_hosts": st.just(["d:1.2.3.4"])}
+        )
+    )
+    if how == "run":
+        spec["command"] = draw(st.sampled_from([["sleep", "9"], ["sh"]]))
+    return ServiceWish(key, (f"p-{key}-1", key), how, f"/run/netns/{key}" if how == "netns" else "", spec)
+
+
+@st.composite
+def projects(draw: st.DrawFn) -> Project:
+    wishes = draw(st.lists(networks, max_size=3, unique_by=lambda wish: wish.key))
+    named = tuple(replace(wish, name=f"p_{wish.key}") for wish in wishes)
+    keys = draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=3))
+    return Project("p", named, tuple(draw(services(key, [wish.name for wish in named])) for key in keys))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    projects(), projects(), st.booleans(), st.booleans(), st.sets(st.sampled_from(KEYS)), st.sets(st.sampled_from(KEYS))
+)
+def test_a_plan_that_is_carried_out_brings_about_the_project_and_leaves_nothing_to_do(
+    before, project, prune, stopped, at_engines, given_before
+):
+    state = carried_out(plan(before, engines(EMPTY, given_before)), engines(EMPTY, given_before))
+    if stopped:
+        state = all_stopped(state)
+    state = engines(state, at_engines)
+    try:
+        wanted = plan(project, state, prune=prune)
+    except Refused as refusal:
+        assert "containers are on it" in str(refusal)
+        return
+    after = carried_out(wanted, state)
+    assert satisfied(project, after, exactly=prune)
+    again = plan(project, after, prune=prune)
+    assert again.actions == () and again.waiting == wanted.waiting
+
+
+@settings(max_examples=60, deadline=None)
+@given(projects(), projects())
+def test_what_the_file_does_not_name_stays_unless_asked(before, project):
+    state = carried_out(plan(before, EMPTY), EMPTY)
+    try:
+        kept, pruned = plan(project, state), plan(project, state, prune=True)
+    except Refused:
+        assume(False)
+    after = carried_out(kept, state)
+    assert state.networks.keys() <= after.networks.keys() and state.containers.keys() <= after.containers.keys()
+    for name, container in state.containers.items():
+        on = {endpoint["name"] for endpoint in container.view["networks"]}
+        now = after.containers[name].view
+        another = (now["command"] is None) != (container.view["command"] is None) or now["network_mode"] != "bridge"
+        assert another or on <= {endpoint["name"] for endpoint in now["networks"]}
+    gone = carried_out(pruned, state)
+    assert gone.networks.keys() == {wish.name for wish in project.networks}
+    assert len(kept.left) == len(
+        (state.networks.keys() | state.containers.keys()) - gone.networks.keys() - gone.containers.keys()
+    )
+
+
+def engines(state: State, keys: set[str]) -> State:
+    """Podman has a container for these services, as far as they have none at the switch."""
+    missing = {key for key in keys if f"p-{key}-1" not in state.containers}
+    return replace(state, engines={key: ("podman", f"p-{key}-1") for key in missing})
+
+
+def all_stopped(state: State) -> State:
+    containers = {
+        name: held if held.view["command"] is None else replace(held, view={**held.view, "state": "exited"})
+        for name, held in state.containers.items()
+    }
+    return replace(state, containers=containers)
+
+
+# ---- single rules
+
+
+def project(*services: ServiceWish, networks: tuple[NetworkWish, ...] = (NetworkWish("n", "p_n"),)) -> Project:
+    return Project("p", networks, services)
+
+
+def service(key: str = "web", how="run", **spec) -> ServiceWish:
+    program = {"command": ["sh"]} if how == "run" else {}
+    return ServiceWish(
+        key, (f"p-{key}-1", key), how, "", {"networks": [{"network": "p_n", "aliases": [key]}], **program, **spec}
+    )
+
+
+def steps(wanted: Plan) -> list[str]:
+    return [action.text.partition(":")[0] for action in wanted.actions]
+
+
+def test_networks_come_before_containers_and_a_second_time_there_is_nothing_to_do():
+    wanted = plan(project(service()), EMPTY)
+    assert steps(wanted) == ["+ create network p_n", "+ run container p-web-1"]
+    assert wanted.actions[1].spec["labels"] == {PROJECT_LABEL: "p", "vswitch.part": "web"}
+    assert plan(project(service()), carried_out(wanted, EMPTY)).actions == ()
+
+
+def test_a_port_changes_without_making_the_container_anew():
+    state = carried_out(plan(project(service(ports=["8080:80"])), EMPTY), EMPTY)
+    assert steps(plan(project(service(ports=["8081:80"])), state)) == ["~ publish container p-web-1"]
+    assert steps(plan(project(service(ports=["8081:80"])), state, prune=True)) == [
+        "~ unpublish container p-web-1",
+        "~ publish container p-web-1",
+    ]
+
+
+def test_another_program_or_host_name_makes_the_container_anew():
+    state = carried_out(plan(project(service()), EMPTY), EMPTY)
+    for change in ({"command": ["true"]}, {"hostname": "h"}, {"dns": ["1.1.1.1"]}, {"environment": {"A": "1"}}):
+        wanted = plan(project(service(**change)), state)
+        assert steps(wanted) == ["- remove container p-web-1", "+ run container p-web-1"]
+        assert next(iter(change)) in wanted.actions[0].why
+
+
+def test_a_container_that_nobody_has_made_is_waited_for_and_attached_once_an_engine_has_it():
+    wanted = plan(project(service(how="there")), EMPTY)
+    assert steps(wanted) == ["+ create network p_n"] and "p-web-1 or web" in wanted.waiting[0]
+    found = State({}, {}, {"web": ("podman", "web")})
+    action = plan(project(service(how="there")), found).actions[1]
+    assert (action.verb, action.how, action.place, action.name) == ("attach", "podman", "web", "p-web-1")
+
+
+def test_what_is_somebody_elses_is_not_taken_over():
+    ours = carried_out(plan(project(service()), EMPTY), EMPTY)
+    others = replace(ours, networks={name: {**view, "labels": {}} for name, view in ours.networks.items()})
+    with pytest.raises(Refused, match="network p_n exists and is not of project p"):
+        plan(project(service()), others)
+    (container,) = ours.containers.values()
+    foreign = Held({**container.view, "labels": {}}, container.spec)
+    with pytest.raises(Refused, match="container p-web-1 exists and is not of project p"):
+        plan(project(service()), replace(ours, containers={"p-web-1": foreign}))
+
+
+def test_an_external_network_must_be_there_and_is_not_touched():
+    outside = (NetworkWish("n", "p_n", external=True),)
+    with pytest.raises(Refused, match="vswitch network create p_n"):
+        plan(project(networks=outside), EMPTY)
+    state = carried_out(plan(project(), EMPTY), EMPTY)
+    others = replace(state, networks={"p_n": {**state.networks["p_n"], "labels": {}, "internal": True}})
+    assert plan(project(networks=outside), others, prune=True).actions == ()
+
+
+def test_a_network_changes_with_its_containers_on_it():
+    state = carried_out(plan(project(service()), EMPTY), EMPTY)
+    other = (NetworkWish("n", "p_n", spec={"internal": True, "labels": {"a": "b"}, "mtu": 1400}),)
+    (action,) = plan(project(service(), networks=other), state).actions
+    assert action.text == "~ update network p_n: internal, mtu, labels"
+    assert action.spec == {"internal": True, "mtu": 1400, "labels": {"a": "b"}}
+
+
+def test_a_container_joins_and_leaves_networks_while_it_runs():
+    two = (NetworkWish("n", "p_n"), NetworkWish("m", "p_m"))
+    state = carried_out(plan(project(service(), networks=two), EMPTY), EMPTY)
+    on_both = service(networks=[{"network": "p_n", "aliases": ["web", "www"]}, {"network": "p_m", "aliases": []}])
+    assert [action.text for action in plan(project(on_both, networks=two), state).actions] == [
+        "~ disconnect container p-web-1: p_n",
+        "~ connect container p-web-1: p_n",
+        "~ connect container p-web-1: p_m",
+    ]
+
+
+def test_a_network_whose_subnet_differs_is_made_anew_only_while_nobody_is_on_it():
+    other = (NetworkWish("n", "p_n", spec={"subnets": [{"subnet": "10.7.0.0/24"}]}),)
+    empty = carried_out(plan(project(), EMPTY), EMPTY)
+    assert steps(plan(project(networks=other), empty)) == [
+        "~ remove network p_n".replace("~", "-"),
+        "+ create network p_n",
+    ]
+    used = carried_out(plan(project(service()), EMPTY), EMPTY)
+    with pytest.raises(Refused, match="other subnets or gateways than the file says, and containers are on it"):
+        plan(project(service(), networks=other), used)
+
+
+def test_a_service_shares_the_network_of_the_container_that_another_one_is():
+    side = ServiceWish(
+        "side", ("p-side-1",), "run", "", {"command": ["sh"], "networks": [], "network_mode": "service:web"}
+    )
+    wanted = plan(project(service(), side), EMPTY)
+    assert wanted.actions[-1].spec["network_mode"] == "container:p-web-1"
+    assert plan(project(service(), side), carried_out(wanted, EMPTY)).actions == ()
+    with pytest.raises(Refused, match="service:web names nothing"):
+        plan(project(side), EMPTY)
+
+
+def test_a_user_s_own_container_keeps_its_program_when_its_networks_change():
+    ours = carried_out(plan(project(service()), EMPTY), EMPTY)
+    (container,) = ours.containers.values()
+    foreign = Held({**container.view, "labels": {"mine": "1"}, "networks": []}, {**container.spec, "command": ["mine"]})
+    state = members_shown(replace(ours, containers={"p-web-1": foreign}))
+    wanted = plan(project(service(how="there")), state)
+    assert steps(wanted) == ["~ connect container p-web-1"]
+    wanted = plan(project(service(how="there", hostname="h")), state)
+    assert steps(wanted) == ["- remove container p-web-1", "+ run container p-web-1"]
+    assert wanted.actions[1].spec["command"] == ["mine"] and wanted.actions[1].spec["labels"]["mine"] == "1"

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`inspect -f TEMPLATE`: texts with `{{.field}}` in them, filled from a document. Pure.
+
+    {{.name}}  {{.networks.0.ipv4}}     a field, an element of a list by its number
+    {{json .ports}}  {{json .}}         the same as JSON
+    {{.State.Pid}} and other words of Docker's `inspect` stand for ours (DOCKER)
+
+Fields are found whatever their case and underscores: {{.ExitCode}} is exit_code. This is no more of Go's templates than
+scripts use; for anything else there is the JSON itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from vswitch.control.api.client import ClientError
+
+PIECE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+EXPRESSION = re.compile(r"(json\s+)?\.(\S*)")
+ESCAPES = {r"\n": "\n", r"\t": "\t"}
+DOCKER = {
+    "state.pid": "pid",
+    "state.status": "state",
+    "state.exitcode": "exit_code",
+    "config.hostname": "hostname",
+    "config.cmd": "command",
+    "config.labels": "labels",
+    "hostconfig.networkmode": "network_mode",
+    "networksettings.networks": "networks",
+    "networksettings.ports": "ports",
+    "networksettings.ipaddress": "networks.0.ipv4",
+    "networksettings.macaddress": "networks.0.mac",
+    "networksettings.gateway": "networks.0.gateway",
+    "networksettings.sandboxkey": "netns",
+}
+
+
+def rendered(template: str, document: dict[str, Any]) -> str:
+    """`template` with its fields filled in. ClientError for a field that is not there."""
+    for escape, character in ESCAPES.items():
+        template = template.replace(escape, character)
+    return PIECE.sub(lambda piece: _filled(piece[1].strip(), document), template)
+
+
+def _filled(expression: str, document: dict[str, Any]) -> str:
+    match = EXPRESSION.fullmatch(expression)
+    if match is None:
+        raise ClientError(
+            f"{{{{{expression}}}}} is not understood: {{{{.FIELD}}}}, {{{{.LIST.0.FIELD}}}} or {{{{json .FIELD}}}}"
+        )
+    as_json, path = match.groups()
+    value = _at(document, DOCKER.get(path.lower(), path))
+    if path.lower() == "networksettings.ipaddress" and value:
+        value = value.partition("/")[0]
+    if as_json or isinstance(value, (dict, list, bool)):
+        return json.dumps(value, ensure_ascii=False)
+    return "" if value is None else str(value)
+
+
+def _at(document: Any, path: str) -> Any:
+    """What stands at a dotted path."""
+    value = document
+    for word in filter(None, path.split(".")):
+        if isinstance(value, list) and word.isdecimal():
+            if int(word) >= len(value):
+                raise ClientError(f"{{{{.{path}}}}}: there are only {len(value)}")
+            value = value[int(word)]
+            continue
+        names = {_plain(name): name for name in value} if isinstance(value, dict) else {}
+        if word not in names.values() and _plain(word) not in names:
+            known = f": there is {', '.join(value)}" if isinstance(value, dict) else ""
+            raise ClientError(f"{{{{.{path}}}}}: no field {word}{known}")
+        value = value[word if word in value else names[_plain(word)]]
+    return value
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
