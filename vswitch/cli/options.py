@@ -102,7 +102,8 @@ def network_words(
         raise click.UsageError("--network container: names no container: say --network container:NAME")
     if len(networks) > 1:
         raise click.UsageError(f"--network {mode} goes with no other --network")
-    single = {"--ip": ip, "--ip6": ip6, "--mac-address": mac_address, "--alias": aliases, "--no-source-guard": not source_guard}
+    single = {"--ip": ip, "--ip6": ip6, "--mac-address": mac_address, "--alias": aliases}
+    single["--no-source-guard"] = not source_guard
     for option, value in single.items():
         if value:
             raise click.UsageError(f"{option} with --network {mode}: that joins no network to have it on")
