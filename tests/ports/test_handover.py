@@ -109,7 +109,7 @@ def connected(path: str) -> socket.socket:
 
 
 def message(token: str | None = None) -> bytes:
-    return json.dumps({"token": token or secrets.token_hex(16)}).encode()
+    return json.dumps({"token": token or "7d" * 16}).encode()
 
 
 # ---- the ordinary way
