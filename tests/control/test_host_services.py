@@ -18,7 +18,7 @@ from switchbox import Box, quiet, simulated, until
 
 from vswitch.datapath.plane import Punt
 from vswitch.dhcp6.engine import Outcome
-from vswitch.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
+from vswitch.model import AttachmentSpec, NetworkSpec, NetworkUpdate, Refused, SubnetSpec
 
 GATEWAY_MAC = bytes.fromhex("0242ac120001")
 SERVER = bytes.fromhex("00030001") + GATEWAY_MAC
@@ -375,3 +375,59 @@ def test_addresses_of_resolvers_that_no_container_reaches_are_not_told():
     assert usable_resolvers(6, network, listed) == (IPv6Address("2001:db8::53"),)
     network.shape.resolving = Resolving(servers=("192.0.2.7",))
     assert [str(a) for a in usable_resolvers(4, network, listed)] == ["192.0.2.7"]
+
+
+# ---- a network that changes
+
+
+@simulated
+async def test_what_hosts_are_told_follows_a_change_of_the_network(tmp_path):
+    async with Box(tmp_path) as box:
+        local = await blue(box)
+        await until(lambda: advertisements(box), "an advertisement")
+        index = box.datapath.ports[next(iter(box.datapath.ports))].network
+        changes = {"ipv6_ra_mode": "slaac", "dhcp_dns_server": "fd42::53", "dhcp_host": "02:00:00:00:00:01=172.18.0.99"}
+        await box.switch.update_network("blue", NetworkUpdate(options=changes))
+        assert box.datapath.networks[index]["router"] == (True, (frames.ip("fd42::")[:8],))
+        assert box.interfaces("web")["eth0"].accept_ra
+        heard = await until(lambda: advertisements(box)[1:], "another advertisement")
+        assert heard[0][0][59] == 0 and frames.ip("fd42::53") in heard[0][0]
+        dhcpv6(box, local, message(11, opt(6, b"\0\x17")))
+        assert said(replies(box)[0]).options[23] == frames.ip("fd42::53")
+        with pytest.raises(Refused, match="in use by the DHCP reservation"):
+            await box.attach("db", AttachmentSpec(network="blue", ip="172.18.0.99"))
+        await box.switch.update_network("blue", NetworkUpdate(options={"ipv6_ra_mode": "off", "dhcp_host": None}))
+        assert box.datapath.networks[index]["router"] == (False, ())
+        await box.attach("db", AttachmentSpec(network="blue", ip="172.18.0.99"))
+        before = len(advertisements(box))
+        await box.clock.advance(2000)
+        assert len(advertisements(box)) == before
+
+
+@simulated
+async def test_a_change_that_cannot_be_leaves_reservations_as_they_were(tmp_path):
+    async with Box(tmp_path) as box:
+        await blue(box, options={"dhcp_host": "02:00:00:00:00:01=172.18.0.99"})
+        before = box.snapshot()
+        for options, line in (
+            ({"dhcp_host": "02:00:00:00:00:02=172.18.0.50,02:00:00:00:00:01=172.18.0.2"}, "in use by web"),
+            ({"dhcp": "false"}, "can't be changed"),
+            ({"ipv6_ra_mode": "x"}, "must be"),
+        ):
+            with pytest.raises(Refused, match=line):
+                await box.switch.update_network("blue", NetworkUpdate(options=options))
+            assert box.snapshot() == before
+
+
+@simulated
+async def test_a_network_that_gets_ipv6_is_advertised_from_then_on(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.switch.create_network(NetworkSpec(name="blue"))
+        await box.attach("web", AttachmentSpec(network="blue"))
+        assert advertisements(box) == []
+        await box.switch.update_network("blue", NetworkUpdate(ipv6=True, subnets=[SIX]))
+        ((frame, _),) = await until(lambda: advertisements(box), "an advertisement")
+        assert frames.ip("fd42::") in frame
+        await box.attach("db", AttachmentSpec(network="blue"))
+        index = max(box.datapath.ports)
+        assert box.datapath.networks[box.datapath.ports[index].network]["router"] == (True, ())
