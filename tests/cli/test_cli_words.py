@@ -123,6 +123,9 @@ def test_inspect_takes_a_template_and_keeps_the_terminal_safe(cli, served):
     served.attach(name="web", labels={"evil": "\x1b[2J"})
     assert cli.granted("inspect", "-f", "{{.name}}\t{{.labels.evil}}", "web").out == "web\t\\x1b[2J\n"
     assert cli.granted("inspect", "--format", "json", "web").json[0]["name"] == "web"
+    assert cli.granted("ps", "--format", "{{.Names}} {{.Status}}").out == "web running\n"
+    assert cli.granted("network", "ls", "--format", "{{.name}}").out == "default\n"
+    assert cli.granted("ps", "--format", "json").json[0]["name"] == "web"
 
 
 # ---- tables
@@ -163,6 +166,11 @@ def test_a_narrow_terminal_goes_without_what_matters_least_and_folds_no_heading_
     folded = drawn(40, HEADINGS, ROWS, ["COMMAND"])
     assert folded[0] == "CONTAINER ID   ADDRESSES            NAME"
     assert folded[1].startswith("0123456789ab   10.5.0.2, fd00::2,") and folded[2].strip() == "172.17.0.2"
+
+
+def test_where_nothing_fits_headings_and_short_ids_stay_whole():
+    shown = drawn(20, ("CONTAINER ID", "ADDRESSES"), [["0123456789ab", "10.5.0.2, 10.6.0.2"]])
+    assert shown == ["CONTAINER ID   ADDRESSES", "0123456789ab   10.5.0.2,", "               10.6.0.2"]
 
 
 def test_elsewhere_nothing_is_left_out(capsys):
