@@ -67,6 +67,18 @@ def test_a_port_that_the_container_has_itself_is_said_to_be_its_own(cli, served)
     assert "taken by container web itself" in cli("port", "add", "web", "8080:81").refusal
 
 
+def test_a_table_that_is_full_is_said_so():
+    from vswitch.cli.stats import _nearly_full
+
+    tables = {
+        "flows": {"size": 100, "capacity": 100},
+        "fdb": {"size": 96, "capacity": 100},
+        "ports": {"size": 9, "capacity": 100},
+        "none": {"size": 0, "capacity": 0},
+    }
+    assert _nearly_full(tables) == ["flows: full", "fdb: nearly full"]
+
+
 # ---- templates
 
 DOCUMENT = {
