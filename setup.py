@@ -2,8 +2,13 @@
 """Builds the compiled modules; everything else about the project stands in pyproject.toml.
 
 VSWITCH_BUILD=debug adds bounds checks; VSWITCH_BUILD=sanitize adds AddressSanitizer and UndefinedBehaviorSanitizer too.
+From a clone that cannot be written to, everything that is made on the way lies in a folder of its own.
 """
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -28,10 +33,22 @@ extensions = [
     for source in sorted(Path("vswitch").rglob("*.pyx"))
 ]
 
-setup(
-    options={"build_ext": {"parallel": os.cpu_count() or 1}},
-    ext_modules=cythonize(
+options = {"build_ext": {"parallel": os.cpu_count() or 1}}
+translated = None
+if not os.access(".", os.W_OK):
+    place = tempfile.mkdtemp(prefix="vswitch-build-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    translated = f"{place}/translated"
+    options |= {
+        "build": {"build_base": f"{place}/build"},
+        "egg_info": {"egg_base": place},
+        "bdist_wheel": {"bdist_dir": f"{place}/wheel"},
+    }
+
+if not {"egg_info", "dist_info"} & set(sys.argv):  # a name and a version need no compiler
+    extensions = cythonize(
         extensions,
+        build_dir=translated,
         nthreads=os.cpu_count() or 1,
         compiler_directives={
             "language_level": 3,
@@ -42,4 +59,5 @@ setup(
             "embedsignature": True,
         },
     )
-)
+
+setup(options=options, ext_modules=extensions)

@@ -139,6 +139,7 @@ def test_a_namespace_is_attached_by_its_path(cli, stranger):
     ([], 2, "say which namespace"),
     (["--netns", "a", "--pid", "1"], 2, "say which namespace"),
     (["--pid", "0"], 2, "0 is no process"),
+    (["--pid", "1"], 1, "process 1 has the machine's own network"),
     (["--netns", "no-such-namespace"], 1, "no network namespace is named 'no-such-namespace'"),
     (["--netns", "/nowhere/at/all"], 1, "/nowhere/at/all does not exist"),
     (["--netns", "/dev/null"], 1, "/dev/null is not a network namespace"),

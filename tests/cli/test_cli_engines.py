@@ -109,6 +109,27 @@ def test_one_place_is_said_and_no_more(cli, engines):
         assert cli("attach", *words).status == 2
 
 
+def test_apply_attaches_what_an_engine_has_made_without_a_network(cli, stranger, engines, tmp_path):
+    file = tmp_path / "compose.yaml"
+    file.write_text("name: shop\nservices: {db: {image: x, networks: {back: {ipv4_address: 10.9.0.5}}}}\n"
+                    "networks: {back: {ipam: {config: [{subnet: 10.9.0.0/24}]}}}\n")  # fmt: skip
+    on_a_bridge = shown(stranger.pid, HostConfig={"NetworkMode": "bridge"})
+    engines.install("docker", {"shop-db-1": on_a_bridge})
+    assert "waiting for db: no container is called shop-db-1" in cli.granted("apply", str(file)).err
+    engines.install("docker", {"shop-db-1": shown(stranger.pid)})
+    assert cli.granted("apply", str(file)).out == "+ attach container shop-db-1: on shop_back\n"
+    (container,) = cli.granted("inspect", "shop-db-1").json
+    assert (container["pid"], container["networks"][0]["ipv4"]) == (stranger.pid, "10.9.0.5/24")
+    assert container["labels"] == {"vswitch.engine": "docker", "vswitch.part": "db", "vswitch.project": "shop"}
+    assert cli.granted("apply", str(file)).out == "project shop is as the file says\n"
+    file.write_text(file.read_text().replace("{image: x,", "{image: x, hostname: base, ports: ['5432:5432'],"))
+    assert cli.granted("apply", str(file)).out.splitlines() == [
+        "- detach container shop-db-1: hostname differ",
+        "+ attach container shop-db-1: on shop_back, ports 5432:5432",
+    ]
+    assert cli.granted("apply", str(file)).out == "project shop is as the file says\n"
+
+
 ANYTHING = st.recursive(
     st.none() | st.integers(-2, 9) | st.booleans() | st.text(max_size=3),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=2), inner, max_size=2),

@@ -67,6 +67,18 @@ def test_a_port_that_the_container_has_itself_is_said_to_be_its_own(cli, served)
     assert "taken by container web itself" in cli("port", "add", "web", "8080:81").refusal
 
 
+def test_a_table_that_is_full_is_said_so():
+    from vswitch.cli.stats import _nearly_full
+
+    tables = {
+        "flows": {"size": 100, "capacity": 100},
+        "fdb": {"size": 96, "capacity": 100},
+        "ports": {"size": 9, "capacity": 100},
+        "none": {"size": 0, "capacity": 0},
+    }
+    assert _nearly_full(tables) == ["flows: full", "fdb: nearly full"]
+
+
 # ---- templates
 
 DOCUMENT = {
@@ -123,6 +135,9 @@ def test_inspect_takes_a_template_and_keeps_the_terminal_safe(cli, served):
     served.attach(name="web", labels={"evil": "\x1b[2J"})
     assert cli.granted("inspect", "-f", "{{.name}}\t{{.labels.evil}}", "web").out == "web\t\\x1b[2J\n"
     assert cli.granted("inspect", "--format", "json", "web").json[0]["name"] == "web"
+    assert cli.granted("ps", "--format", "{{.Names}} {{.Status}}").out == "web running\n"
+    assert cli.granted("network", "ls", "--format", "{{.name}}").out == "default\n"
+    assert cli.granted("ps", "--format", "json").json[0]["name"] == "web"
 
 
 # ---- tables
@@ -163,6 +178,11 @@ def test_a_narrow_terminal_goes_without_what_matters_least_and_folds_no_heading_
     folded = drawn(40, HEADINGS, ROWS, ["COMMAND"])
     assert folded[0] == "CONTAINER ID   ADDRESSES            NAME"
     assert folded[1].startswith("0123456789ab   10.5.0.2, fd00::2,") and folded[2].strip() == "172.17.0.2"
+
+
+def test_where_nothing_fits_headings_and_short_ids_stay_whole():
+    shown = drawn(20, ("CONTAINER ID", "ADDRESSES"), [["0123456789ab", "10.5.0.2, 10.6.0.2"]])
+    assert shown == ["CONTAINER ID   ADDRESSES", "0123456789ab   10.5.0.2,", "               10.6.0.2"]
 
 
 def test_elsewhere_nothing_is_left_out(capsys):

@@ -251,10 +251,10 @@ def test_settings_that_cannot_be_used_leave_the_old_ones(daemon: Daemon, manager
 def test_a_setting_for_the_next_start_is_named_as_such(daemon: Daemon, manager: Manager):
     process = daemon.start(environment={"NOTIFY_SOCKET": manager.path})
     manager.hears("READY")
-    daemon.config("[default_network]\nmtu = 1400")
+    daemon.config("[nat]\nmax_flows = 2000")
     process.send_signal(signal.SIGHUP)
     manager.hears("READY")
-    assert "setting default_network.mtu is now 1400, with the next start" in daemon.log
+    assert "setting nat.max_flows is now 2000, with the next start" in daemon.log
 
 
 def test_the_watchdog_is_fed_and_starves_while_the_process_stands_still(daemon: Daemon, manager: Manager):

@@ -14,6 +14,7 @@ COMPOSE = """
 services:
   web:
     image: nginx
+    command: nginx -g x
     container_name: front
     hostname: www
     mac_address: 02:00:00:00:00:07
@@ -103,7 +104,8 @@ def test_services_come_after_those_they_need_and_a_word_of_ours_goes_before_the_
 def test_what_is_not_done_is_listed():
     ignored = compose.read(from_yaml(COMPOSE), None, "shop").ignored
     assert set(ignored) == {
-        "volumes", "services.web.image", "services.side.image", "services.old (it belongs to a profile)",
+        "volumes", "services.web.image", "services.web.command", "services.side.image",
+        "services.old (it belongs to a profile)",
     }  # fmt: skip
 
 

@@ -217,6 +217,53 @@ def test_a_container_joins_and_leaves_networks_while_it_runs():
     ]
 
 
+def test_a_network_that_the_file_does_not_name_is_left_only_when_asked():
+    two = (NetworkWish("n", "p_n"), NetworkWish("m", "p_m"))
+    both = [{"network": name, "aliases": ["web"]} for name in ("p_n", "p_m")]
+    state = carried_out(plan(project(service(networks=both), networks=two), EMPTY), EMPTY)
+    assert plan(project(service(), networks=two), state).actions == ()
+    (action,) = plan(project(service(), networks=two), state, prune=True).actions
+    assert action.text == "~ disconnect container p-web-1: p_m"
+
+
+def test_a_container_that_is_made_anew_keeps_its_further_networks_and_ports():
+    two = (NetworkWish("n", "p_n"), NetworkWish("m", "p_m"))
+    both = [{"network": name, "aliases": ["web"]} for name in ("p_n", "p_m")]
+    state = carried_out(plan(project(service(networks=both, ports=["80"]), networks=two), EMPTY), EMPTY)
+    anew = project(service(hostname="h"), networks=two)
+    assert [a["network"] for a in plan(anew, state).actions[1].spec["networks"]] == ["p_n", "p_m"]
+    assert plan(anew, state).actions[1].spec["ports"] == ["80/tcp"]
+    pruned = plan(anew, state, prune=True).actions[1].spec
+    assert [a["network"] for a in pruned["networks"]] == ["p_n"] and "ports" not in pruned
+
+
+def test_a_container_attached_elsewhere_or_to_be_run_is_another_one():
+    def attached(place: str) -> Project:
+        wish = service(how="there")
+        return project(replace(wish, how="netns", place=place))
+
+    state = carried_out(plan(attached("/run/netns/a"), EMPTY), EMPTY)
+    assert plan(attached("a"), state).actions == ()
+    assert steps(plan(attached("b"), state)) == ["- detach container p-web-1", "+ attach container p-web-1"]
+    assert steps(plan(project(service()), state)) == ["- detach container p-web-1", "+ run container p-web-1"]
+
+
+def test_a_network_in_use_by_somebody_else_is_not_removed():
+    state = carried_out(plan(project(), EMPTY), EMPTY)
+    guest = {"n": {**state.networks["p_n"], "containers": [{"name": "guest"}]}}
+    wanted = plan(Project("p", (), ()), replace(state, networks={"p_n": guest["n"]}), prune=True)
+    assert wanted.actions == () and wanted.left == ("network p_n (in use by guest)",)
+
+
+def test_a_stopped_container_is_started_and_an_orphaned_one_waited_for():
+    state = carried_out(plan(project(service()), EMPTY), EMPTY)
+    assert steps(plan(project(service()), all_stopped(state))) == ["~ start container p-web-1"]
+    (container,) = state.containers.values()
+    orphan = Held({**container.view, "state": "orphaned", "remedy": "do this"}, container.spec)
+    wanted = plan(project(service(hostname="h")), replace(state, containers={"p-web-1": orphan}))
+    assert wanted.actions == () and "do this" in wanted.waiting[0]
+
+
 def test_a_network_whose_subnet_differs_is_made_anew_only_while_nobody_is_on_it():
     other = (NetworkWish("n", "p_n", spec={"subnets": [{"subnet": "10.7.0.0/24"}]}),)
     empty = carried_out(plan(project(), EMPTY), EMPTY)

@@ -195,3 +195,21 @@ def test_an_idle_switch_does_not_wake_up(switch: LivingSwitch):
         return switch.json("stats")["wakeups"] - first <= 2
 
     eventually(settled, "half a second passes with no wake-up but those of the question itself")
+
+
+def test_containers_are_killed_signalled_waited_for_and_restarted(switch: LivingSwitch):
+    script = "trap 'echo hup' HUP; echo one; echo two; while :; do sleep 0.05; done"
+    switch("run", "-d", "--name", "worker", "--", "sh", "-c", script)
+    eventually(lambda: switch("logs", "--tail", "1", "worker").stdout == "two\n", "the last line of its log")
+    switch("kill", "-s", "HUP", "worker")
+    eventually(lambda: switch("logs", "-n", "1", "worker").stdout == "hup\n", "its signal")
+    waiting = switch.popen("wait", "worker", stdout=subprocess.PIPE)
+    switch("run", "--", "true")  # somebody else's end is not waited for
+    address = switch.address("worker")
+    switch("kill", "worker")
+    assert waiting.communicate(timeout=15)[0] == "137\n"
+    assert switch("wait", "worker").stdout == "137\n" and "not running" in switch("kill", "worker", check=False).stderr
+    switch("restart", "worker")
+    first = switch.json("inspect", "worker")[0]["pid"]
+    switch("restart", "-t", "0", "worker")
+    assert switch.json("inspect", "worker")[0]["pid"] != first and switch.address("worker") == address

@@ -150,14 +150,16 @@ def _state(client: Client, project: Project) -> State:
 
 
 def _at_an_engine(service: ServiceWish) -> tuple[str, str] | None:
-    """The engine that has a running container for a service, and its name there."""
+    """The engine that has a running container without a network for a service, and its name there."""
     from vswitch.cli.engines import find
 
     for name in service.names:
         try:
-            return find(name).engine, name
+            found = find(name)
         except ClientError:
             continue
+        if found.network_mode == "none":  # one with a network of the engine's has its default route there
+            return found.engine, name
     return None
 
 

@@ -15,7 +15,7 @@ import click
 from vswitch.cli.each import each_named
 from vswitch.cli.options import attachment_options, client_command, network_words, pairs, repeated
 from vswitch.cli.refusals import as_client_errors
-from vswitch.control.api.client import Client, segment
+from vswitch.control.api.client import Client, ClientError, segment
 
 if TYPE_CHECKING:
     from vswitch.cli.engines import EngineContainer
@@ -114,6 +114,8 @@ def attach_place(client: Client, spec: dict[str, Any], place: Place) -> dict[str
             "hostname": spec.get("hostname") or theirs.hostname,
             "labels": {"vswitch.engine": theirs.engine, **spec.get("labels", {})},
         }
+    if pid == 1:
+        raise ClientError("process 1 has the machine's own network: name one with a network namespace of its own")
     if pid is not None:
         netns_fd, userns_fd, pidfd = namespaces.open_pid(pid)
         what, origin = f"process {pid}", namespaces.origin(netns_fd, pid=pid)

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from vswitch.cli.each import each, each_named
-from vswitch.cli.options import as_json, client_command
-from vswitch.cli.output import ago, emit_json, emit_table, printable_lines, short
+from vswitch.cli.options import as_json, client_command, json_or_template
+from vswitch.cli.output import ago, emit_json, emit_table, short
 from vswitch.cli.port import compact
 from vswitch.control.api.client import Client, ClientError, segment
 
@@ -85,22 +85,15 @@ def _say_remedies(containers: list[dict[str, Any]]) -> None:
 
 @client_command("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="CONTAINER...")
-@as_json
-@click.option("-f", "--format", "template", metavar="TEMPLATE", help="A line of each, such as '{{.name}} {{.pid}}'.")
-def inspect_command(client: Client, names: tuple[str, ...], as_json: bool, template: str | None) -> int:
+@json_or_template("-f", "--format")
+def inspect_command(client: Client, names: tuple[str, ...], as_json: bool) -> int:
     """Show containers in full, as a JSON list.
 
     A TEMPLATE has {{.FIELD}}, {{.LIST.0.FIELD}} and {{json .FIELD}}; Docker's {{.State.Pid}} and the like are
     understood.
     """
     containers, status = each(names, lambda name: client.get(f"/v1/containers/{segment(name)}"))
-    if template is None or template == "json" or as_json:
-        emit_json(containers)
-        return status
-    from vswitch.cli.templates import rendered
-
-    for container in containers:
-        print(printable_lines(rendered(template, container)))
+    emit_json(containers)
     return status
 
 

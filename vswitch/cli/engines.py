@@ -33,6 +33,7 @@ class EngineContainer(NamedTuple):
     name: str
     hostname: str | None
     pid: int
+    network_mode: str | None  # the engine's word: none, bridge, a network's name …
 
 
 def find(reference: str, engine: str | None = None) -> EngineContainer:
@@ -108,7 +109,7 @@ def understood(engine: str, reference: str, answer: str) -> EngineContainer:
         raise ClientError(f"{NAMES[engine]}'s container {name} is {status}: `{engine} start {name}` first")
     if mode == "host":
         raise ClientError(f"{NAMES[engine]}'s container {name} has the host's network: make it with --network none")
-    return EngineContainer(engine, identity, name, hostname, pid)
+    return EngineContainer(engine, identity, name, hostname, pid, mode)
 
 
 def refuse_stranger(container: EngineContainer, proc: str = "/proc") -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from vswitch.cli.each import each, each_named
-from vswitch.cli.options import as_json, client_command, pairs, repeated, strict_pairs
+from vswitch.cli.options import as_json, client_command, json_or_template, pairs, repeated, strict_pairs
 from vswitch.cli.output import emit_json, emit_table, short
 from vswitch.control.api.client import Client, segment
 
@@ -236,7 +236,7 @@ def _row(network: dict[str, Any]) -> tuple[Any, ...]:
 
 @client_command("inspect")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@as_json
+@json_or_template("-f", "--format")
 def inspect(client: Client, names: tuple[str, ...], as_json: bool) -> int:
     """Show networks in full, as a JSON list."""
     networks, status = each(names, lambda name: client.get(f"/v1/networks/{segment(name)}"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from vswitch.cli.output import TEMPLATE
 from vswitch.control.api.client import Client
 
 ATTACHMENT_KEYS = {
@@ -39,8 +40,34 @@ def client_command(*names: Any, **settings: Any) -> Callable:
     return decorate
 
 
-def as_json(function: Callable) -> Callable:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document.")(function)
+def json_or_template(*names: str) -> Callable:
+    """--json, and Docker's --format under `names`: `json`, or a template that emit_json fills in for each row."""
+
+    def decorate(function: Callable) -> Callable:
+        template = click.option(
+            *names,
+            metavar="TEMPLATE",
+            is_eager=True,
+            expose_value=False,
+            callback=_take_template,
+            help="json, or a line of each, such as '{{.name}}'.",
+        )
+        plain = click.option("--json", "as_json", is_flag=True, callback=_or_template, help="One JSON document.")
+        return plain(template(function))
+
+    return decorate
+
+
+as_json = json_or_template("--format")
+
+
+def _take_template(context: click.Context, option: click.Parameter, template: str | None) -> None:
+    if template is not None:
+        context.meta[TEMPLATE] = None if template == "json" else template
+
+
+def _or_template(context: click.Context, option: click.Parameter, given: bool) -> bool:
+    return given or TEMPLATE in context.meta
 
 
 def repeated(*names: str, **settings: Any) -> Callable:

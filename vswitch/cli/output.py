@@ -14,6 +14,9 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import click
+
+TEMPLATE = "vswitch.template"  # in click's context: how each row is to be shown, None for JSON
 SHORT_ID = 12
 GAP = "   "
 NARROWEST = 12  # no column is folded below this, so that short ids and IPv4 addresses stay whole
@@ -21,6 +24,15 @@ BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"  # ECMA-48 §8.3.117
 
 
 def emit_json(value: Any) -> None:
+    """One document; with --format TEMPLATE, a line for each of its rows."""
+    context = click.get_current_context(silent=True)
+    template = context.meta.get(TEMPLATE) if context else None
+    if template is not None:
+        from vswitch.cli.templates import rendered
+
+        for row in value if isinstance(value, list) else [value]:
+            print(printable_lines(rendered(template, row)))
+        return
     json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
     sys.stdout.write("\n")
 

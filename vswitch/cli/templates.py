@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`inspect -f TEMPLATE`: texts with `{{.field}}` in them, filled from a document. Pure.
+"""`inspect -f TEMPLATE`, and --format of every listing: texts with `{{.field}}` in them, filled from a document. Pure.
 
     {{.name}}  {{.networks.0.ipv4}}     a field, an element of a list by its number
     {{json .ports}}  {{json .}}         the same as JSON
@@ -21,6 +21,8 @@ PIECE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 EXPRESSION = re.compile(r"(json\s+)?\.(\S*)")
 ESCAPES = {r"\n": "\n", r"\t": "\t"}
 DOCKER = {
+    "names": "name",
+    "status": "state",
     "state.pid": "pid",
     "state.status": "state",
     "state.exitcode": "exit_code",

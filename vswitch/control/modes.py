@@ -46,7 +46,7 @@ def settled(spec: ContainerSpec, inventory: Inventory) -> tuple[ContainerSpec, C
         raise Refused(f"--network {mode} is for containers that are run: an attached one has its namespace already")
     if spec.networks not in UNSAID:
         raise Refused(f"--network {mode} goes with no other network, nor with an address or alias on one")
-    _refuse_given(spec, OF_A_NETWORK, f"a container with --network {mode} has no address of its own on a network")
+    _refuse_given(spec, OF_A_NETWORK, "it has no address of its own on a network")
     if not mode.startswith(CONTAINER):
         return replace(spec, networks=[]), None
     _refuse_given(spec, OF_THE_OTHER, "it has the other container's names and resolvers")
