@@ -14,13 +14,14 @@ PACKAGE = TOP / "vswitch"
 BASE = {"drops", "clock", "config", "wire", "model"}
 ENGINES = {"dhcp", "dhcp6", "ra", "dns", "nat", "arp", "bridge", "gateway", "guard"}
 ALLOWED = {
-    **{room: set() for room in BASE | {"dns"}},
+    **{room: set() for room in BASE},
     "config": {"model"},
     "nat": {"model", "wire", "arp", "datapath", "_fastpath"},
     "dhcp": {"wire"},
     "dhcp6": {"wire"},
     "ra": {"wire"},
     "guard": {"wire", "arp", "datapath", "_fastpath"},
+    "dns": {"wire"},
     "arp": {"wire"},
     "bridge": {"wire"},
     "gateway": {"wire", "arp", "datapath"},
@@ -30,7 +31,7 @@ ALLOWED = {
     "container": BASE,
     "project": BASE | {"nat.publish"},
     "ports": BASE | {"container"},
-    "control": BASE | {"dhcp", "dhcp6", "ra", "nat", "datapath", "ports", "container", "observe"},
+    "control": BASE | {"dhcp", "dhcp6", "dns", "ra", "nat", "datapath", "ports", "container", "observe"},
     "daemon": BASE | {"control", "datapath", "nat", "ports", "container", "observe"},
     "cli": BASE | {"project", "control.api.client", "control.api.places", "container", "ports.handover"},
 }

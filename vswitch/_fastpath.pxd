@@ -24,6 +24,8 @@ cdef enum:
     PUNT_BYTES = 2048       # the longest frame worth the control plane's attention
     PUNT_BURST = 20         # questions that a port may ask at once,
     PUNT_PER_S = 10         # and per second after that
+    DNS_BURST = 512         # the same for names, which are everyday business
+    DNS_PER_S = 10000
     CLAIMS_PER_PORT = 16    # IPv6 addresses that a container may make itself: a stable and seven temporary ones, in two prefixes (RFC 8981)
     AUTOCONF_PREFIXES = 8   # of a network
     HOLDS_IPV4 = 1          # Port.holds
@@ -74,6 +76,8 @@ cdef struct Port:
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
     uint32_t punt_tokens    # in thousandths
     uint64_t punt_at_ns     # when they were last topped up
+    uint32_t dns_tokens     # the same for questions about names
+    uint64_t dns_at_ns
     Share share             # of the flows, descriptors and buffers that translation has
     Counters counters
 
@@ -84,6 +88,7 @@ cdef struct Network:
     uint8_t router          # router solicitations and DHCPv6 questions go to control
     uint8_t autoconf_count
     uint8_t autoconf[8][8]  # prefixes (/64) in which containers make themselves addresses
+    uint8_t dns             # control answers port 53 of the gateway
     uint8_t gateway_mac[6]
     uint8_t gateway4[4]     # its first IPv4 address
     uint8_t gateway6[16]    # its first global IPv6 address, zero for none
@@ -115,6 +120,7 @@ cdef enum Op:               # what control asks of the dataplane
     OP_NETWORK_ISOLATED     # index, value: whether its ports are kept apart
     OP_NETWORK_ROUTER       # index, value: whether router solicitations and DHCPv6 go to control; forgets the prefixes
     OP_NETWORK_PREFIX       # index, address: a further prefix for autoconfiguration
+    OP_NETWORK_DNS          # index, value: whether control answers port 53 of the gateway
     OP_PORT_ADD             # pointer: a Port to take over
     OP_PORT_REMOVE          # index
     OP_NEIGHBOUR_SET        # network, address, mac, index (port)
@@ -149,6 +155,7 @@ cdef enum:
     PUNT_DHCP = 1
     PUNT_ROUTER = 2         # a router solicitation
     PUNT_DHCPV6 = 3
+    PUNT_DNS = 4            # a UDP question to port 53 of the gateway, header and checksum sound, the source the port's own
     TO_PORT = 0             # an injected frame goes to one port,
     TO_NETWORK = 1          # or to all of a network but one
 
@@ -162,6 +169,7 @@ cdef enum EventKind:
     EVENT_NO_PING = 2       # the kernel lets us open neither ping nor raw sockets: errno
     EVENT_FLOW_OPENED = 3   # a FlowEvent follows
     EVENT_FLOW_CLOSED = 4
+    EVENT_SERVICE = 5       # a FlowEvent follows; error: control's end of a connection to a service of its own
 
 cdef packed struct Event:
     uint32_t kind

@@ -45,7 +45,7 @@ from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv
 from vswitch.guard._guard cimport guard_nd, guard_packet, hides_nd
 from vswitch.nat._nat cimport POLL_WAKE
 from vswitch.nat._translate cimport (
-    nat_burst_done, nat_close, nat_open, nat_patience_ns, nat_ready, nat_turn, translate,
+    TO_CONTROL, nat_burst_done, nat_close, nat_open, nat_patience_ns, nat_ready, nat_turn, translate,
 )
 from vswitch.observe._record cimport capture
 from vswitch.observe._session cimport DIRECTION_IN, DIRECTION_OUT
@@ -565,7 +565,9 @@ cdef bint leaves(Switch *sw, Network *network, Port *port, Frame *frame) noexcep
             capture(sw, port, frame, DIRECTION_IN, Drop.FORWARDED)
     elif verdict > 0:
         drop(sw, port, frame, <Drop>verdict)
-    return verdict >= 0
+    elif verdict == TO_CONTROL:
+        punt(sw, port, frame, PUNT_DNS)
+    return verdict >= 0 or verdict == TO_CONTROL
 
 
 cdef bint untag(Switch *sw, const Frame *frame, Frame *plain, VnetHeader *bare) noexcept nogil:
@@ -655,7 +657,8 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
     if frame.length > PUNT_BYTES or frame.vnet.gso_type or (kind == PUNT_DHCP and frame.data[ETHERNET + 6] & 0x20):
         drop(sw, port, frame, Drop.PUNT_OVERSIZED)
         return
-    if not may_punt(sw, port):
+    if not (may_punt(sw, &port.dns_tokens, &port.dns_at_ns, DNS_BURST, DNS_PER_S) if kind == PUNT_DNS
+            else may_punt(sw, &port.punt_tokens, &port.punt_at_ns, PUNT_BURST, PUNT_PER_S)):
         drop(sw, port, frame, Drop.PUNT_RATE)
         return
     header = <PuntHeader *>ring_reserve(&sw.punt, sizeof(PuntHeader) + frame.length)
@@ -674,16 +677,15 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
         capture(sw, port, frame, DIRECTION_IN, Drop.FORWARDED)
 
 
-cdef bint may_punt(Switch *sw, Port *port) noexcept nogil:
-    """Token bucket: PUNT_BURST questions at once, PUNT_PER_S after that."""
-    cdef uint64_t earned = (sw.now_ns - port.punt_at_ns) // 1000000 * PUNT_PER_S
+cdef bint may_punt(Switch *sw, uint32_t *tokens, uint64_t *at_ns, uint32_t burst, uint32_t per_s) noexcept nogil:
+    """Token bucket, in thousandths: `burst` questions at once, `per_s` after that."""
+    cdef uint64_t earned = (sw.now_ns - at_ns[0]) // 1000000 * per_s
     if earned:
-        port.punt_at_ns = sw.now_ns
-        earned += port.punt_tokens
-        port.punt_tokens = PUNT_BURST * 1000 if earned > PUNT_BURST * 1000 else <uint32_t>earned
-    if port.punt_tokens < 1000:
+        at_ns[0] = sw.now_ns
+        tokens[0] = <uint32_t>min(tokens[0] + earned, <uint64_t>burst * 1000)
+    if tokens[0] < 1000:
         return False
-    port.punt_tokens -= 1000
+    tokens[0] -= 1000
     return True
 
 
@@ -883,5 +885,6 @@ def limits() -> dict:
     return {
         "ports": MAX_PORTS, "networks": MAX_NETWORKS, "captures": MAX_SESSIONS, "burst_frames": BURST_FRAMES,
         "turn_cost_bytes": TURN_COST, "copy_cost_bytes": COPY_COST, "frame_bytes": FRAME_BYTES, "punt_bytes": PUNT_BYTES,
-        "punt_burst": PUNT_BURST, "punt_per_s": PUNT_PER_S, "snapshot_rows": SNAPSHOT_ROWS, "claims_per_port": CLAIMS_PER_PORT,
+        "punt_burst": PUNT_BURST, "punt_per_s": PUNT_PER_S, "dns_burst": DNS_BURST, "dns_per_s": DNS_PER_S,
+        "snapshot_rows": SNAPSHOT_ROWS, "claims_per_port": CLAIMS_PER_PORT,
     }

@@ -2,8 +2,8 @@
 """Why frames die: every drop has one of these names, in counters, captures and `vswitch drops`.
 
 The dataplane's own reasons stand in datapath/_drops.pxd in the same order; the control plane's in the drop.py of
-dhcp/, dhcp6/ and ra/. A name is part of the interface: scripts and dashboards use it, so it is never renamed or
-reused.
+dhcp/, dhcp6/, dns/ and ra/. A name is part of the interface: scripts and dashboards use it, so it is never renamed
+or reused.
 """
 
 from __future__ import annotations
@@ -110,7 +110,25 @@ ROUTER_EXPLANATIONS: dict[str, str] = {
     "rs_checksum": "a router solicitation with a wrong checksum",
 }
 
-CONTROL_EXPLANATIONS = DHCP_EXPLANATIONS | DHCPV6_EXPLANATIONS | ROUTER_EXPLANATIONS
+DNS_EXPLANATIONS: dict[str, str] = {
+    "dns_short": "shorter than a DNS message's header, so that there is nobody to answer to",
+    "dns_response": "a DNS answer sent to the resolver, which takes questions",
+    "dns_stranger": "a question of a container that is leaving or gone",
+    "dns_rate": "more questions to the resolver than one container may ask",
+    "dns_repeated": "the same question again while its answer is awaited: one answer serves both",
+    "dns_unsolicited": "an upstream's answer that nobody waits for any more",
+    "dns_foreign": "an answer from another server than the one that was asked",
+    "dns_forged": "an upstream's answer with another id, question or spelling than the question had",
+    "dns_unreadable": "an upstream's answer whose records cannot be read",
+    "dns_rebinding": "an upstream's answer that leads into a network of this switch",
+    "dns_tcp_empty": "a message over TCP that is announced as shorter than a header",
+    "dns_tcp_oversized": "a message over TCP that is announced as longer than any question",
+    "dns_tcp_slow": "a message over TCP that did not become whole in time",
+    "dns_tcp_idle": "a TCP connection to the resolver over which nothing is asked",
+    "dns_tcp_crowded": "a TCP connection to the resolver that gave way to a newer one of the same container",
+}
+
+CONTROL_EXPLANATIONS = DHCP_EXPLANATIONS | DHCPV6_EXPLANATIONS | ROUTER_EXPLANATIONS | DNS_EXPLANATIONS
 
 
 def explanation(reason: str) -> str:

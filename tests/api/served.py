@@ -22,7 +22,7 @@ from vswitch.control.api.client import Client
 from vswitch.control.api.listen import listen
 from vswitch.control.api.messages import Context
 from vswitch.control.api.server import ApiServer
-from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners, MemoryRoutes
+from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners, MemoryResolvers, MemoryRoutes
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
 from vswitch.control.twins import MemoryDatapath, MemoryNamespaces, MemoryWatcher
@@ -94,6 +94,7 @@ class Served:
             addresses=MemoryAddresses("127.0.0.1", "192.0.2.7"),
             routes=MemoryRoutes(MemoryHost()),
             listeners=self.listeners,
+            resolvers=MemoryResolvers(),
             clock=SystemClock(),
             observer=self.captures,
         )

@@ -19,7 +19,7 @@ from random import Random
 from vswitch.clock import SteppedClock, settle
 from vswitch.config import parse
 from vswitch.container.namespaces import pid_started
-from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners, MemoryRoutes
+from vswitch.control.host_twins import MemoryAddresses, MemoryHost, MemoryListeners, MemoryResolvers, MemoryRoutes
 from vswitch.control.store import Store
 from vswitch.control.switch import Switch
 from vswitch.control.twins import MemoryDatapath, MemoryKeeper, MemoryNamespaces, MemoryWatcher
@@ -78,6 +78,7 @@ class Box:
         self.routes = MemoryRoutes(self.host)
         self.addresses = MemoryAddresses("127.0.0.1", "192.0.2.7", "2001:db8::7")
         self.listeners = MemoryListeners()
+        self.resolvers = MemoryResolvers()
         self.keeper = MemoryKeeper()
         self.clock = SteppedClock()
         self.random = Random(4711)
@@ -122,6 +123,7 @@ class Box:
             addresses=self.addresses,
             routes=self.routes,
             listeners=self.listeners,
+            resolvers=self.resolvers,
             clock=self.clock,
             random=self.random,
             keeper=self.keeper,
@@ -136,6 +138,7 @@ class Box:
         """As after kill -9: nothing is said to anybody, what is open is closed, the interfaces stay."""
         switch, self.switch = self.switch, None
         await switch._leasing.stop()
+        switch._resolving.stop()
         self.watcher.close()
         for container in switch._parts.inventory.containers.values():
             if container.pidfd is not None:

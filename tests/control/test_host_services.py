@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import struct
-from ipaddress import IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from types import SimpleNamespace
 
 import frames
@@ -370,11 +370,22 @@ def test_addresses_of_resolvers_that_no_container_reaches_are_not_told():
     from vswitch.control.hostconfig import HostConfig, usable_resolvers
 
     listed = ["127.0.0.53", "192.0.2.53", "::1", "fe80::1", "fe80::1%eth0", "2001:db8::53"]
-    network = SimpleNamespace(hosts=HostConfig(), shape=SimpleNamespace(resolving=Resolving()))
+    network = SimpleNamespace(hosts=HostConfig(), shape=SimpleNamespace(resolving=Resolving(names=False)))
     assert [str(a) for a in usable_resolvers(4, network, listed)] == ["192.0.2.53"]
     assert usable_resolvers(6, network, listed) == (IPv6Address("2001:db8::53"),)
-    network.shape.resolving = Resolving(servers=("192.0.2.7",))
+    network.shape.resolving = Resolving(names=False, servers=("192.0.2.7",))
     assert [str(a) for a in usable_resolvers(4, network, listed)] == ["192.0.2.7"]
+
+
+def test_where_names_resolve_hosts_are_told_of_the_gateway():
+    from vswitch.control.difference import Resolving
+    from vswitch.control.hostconfig import HostConfig, usable_resolvers
+
+    gateways = {4: [IPv4Address("172.17.0.1")], 6: [IPv6Address("fd00::1")]}
+    shape = SimpleNamespace(resolving=Resolving(servers=("192.0.2.7",)))
+    network = SimpleNamespace(hosts=HostConfig(), shape=shape, gateways=gateways.__getitem__)
+    assert usable_resolvers(4, network, ["192.0.2.53"]) == (IPv4Address("172.17.0.1"),)
+    assert usable_resolvers(6, network, []) == (IPv6Address("fd00::1"),)
 
 
 # ---- a network that changes

@@ -120,14 +120,37 @@ async def test_the_files_of_a_container_hold_its_own_names_and_the_hosts_resolve
         files = (
             await box.attach("web", hostname="w1", extra_hosts=["db:192.0.2.7", "gw:host-gateway"])
         ).files
-        assert files.resolv_conf == "nameserver 192.0.2.53\nsearch example.org\n"
+        assert files.resolv_conf == "nameserver 127.0.0.11\nsearch example.org\noptions ndots:0\n"
         assert "172.17.0.2\tw1 web\n" in files.hosts
         assert "192.0.2.7\tdb\n" in files.hosts and "172.17.0.1\tgw\n" in files.hosts
         assert files.hostname == "w1\n"
         files = (
-            await box.attach("own", dns=["192.0.2.1"], dns_search=["a.b"], dns_options=["ndots:0"])
+            await box.attach("own", dns=["192.0.2.1"], dns_search=["a.b"], dns_options=["ndots:2", "rotate"])
         ).files
-        assert files.resolv_conf == "nameserver 192.0.2.1\nsearch a.b\noptions ndots:0\n"
+        assert files.resolv_conf == "nameserver 127.0.0.11\nsearch a.b\noptions ndots:2 rotate\n"
+
+
+@simulated
+async def test_where_no_network_has_names_resolv_conf_has_the_servers_themselves(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.switch.create_network(NetworkSpec(name="mute", dns=False))
+        mute = AttachmentSpec(network="mute")
+        assert (await box.attach("a", mute)).files.resolv_conf == "nameserver 192.0.2.53\nsearch example.org\n"
+        files = (await box.attach("b", mute, dns=["192.0.2.1"], dns_search=["."], dns_options=["rotate"])).files
+        assert files.resolv_conf == "nameserver 192.0.2.1\noptions rotate\n"
+        assert not box.namespaces.resolvers
+
+
+@simulated
+async def test_a_container_with_a_name_server_of_its_own_asks_at_the_gateway(tmp_path):
+    async with Box(tmp_path) as box:
+        files = (await box.attach("pihole", ports=["5353:53/udp"])).files
+        assert files.resolv_conf == "nameserver 172.17.0.1\nsearch example.org\noptions ndots:0\n"
+        taken = box.namespace("x")
+        status = os.fstat(taken)
+        os.close(taken)
+        box.namespaces.port_53_taken.add((status.st_dev, status.st_ino))
+        assert "nameserver 172.17.0.1\n" in (await box.attach("x")).files.resolv_conf
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ async def test_a_container_that_asks_gets_the_address_it_has(tmp_path):
         ask(box, question(REQUEST, mac_of(box), **wishes))
         _, (_, options, message) = await answers(box, 2)
         assert options[53] == bytes([ACK]) and options[1] == bytes([255, 255, 0, 0])
-        assert (options[3], options[6]) == (bytes([172, 17, 0, 1]), bytes([192, 0, 2, 53]))
+        assert (options[3], options[6]) == (bytes([172, 17, 0, 1]), bytes([172, 17, 0, 1]))
         assert options[26] == (1500).to_bytes(2, "big")
         (lease,) = box.switch.leases()
         assert (lease.address, lease.container, lease.state, lease.network) == (

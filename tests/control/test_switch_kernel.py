@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import uuid
@@ -156,6 +157,7 @@ def test_a_namespace_that_is_deleted_is_noticed_and_not_kept_alive(machine):
     async def scene():
         await machine.start()
         machine.namespace("a")
+        gc.collect()  # event loops of earlier tests still hold descriptors
         before = len(os.listdir("/proc/self/fd"))
         await machine.attach("a")
         machine.remove("a")

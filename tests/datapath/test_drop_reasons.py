@@ -17,6 +17,7 @@ from vswitch.datapath._drops import NAMES, Drop
 from vswitch import drops
 from vswitch.dhcp.drop import Drop as DhcpDrop
 from vswitch.dhcp6.drop import Drop as Dhcp6Drop
+from vswitch.dns.drop import Drop as DnsDrop
 from vswitch.ra.drop import Drop as RouterDrop
 
 A4, B4, GATEWAY4, OUTSIDE4 = "172.17.0.2", "172.17.0.3", "172.17.0.1", "192.0.2.1"
@@ -29,7 +30,7 @@ def test_the_names_in_python_are_those_of_the_dataplane_in_the_same_order():
 
 
 def test_every_reason_is_explained_in_one_line():
-    assert set(drops.CONTROL_EXPLANATIONS) == {*DhcpDrop, *Dhcp6Drop, *RouterDrop}
+    assert set(drops.CONTROL_EXPLANATIONS) == {*DhcpDrop, *Dhcp6Drop, *RouterDrop, *DnsDrop}
     for name, explanation in (drops.EXPLANATIONS | drops.CONTROL_EXPLANATIONS).items():
         assert drops.explanation(name) == explanation
         assert name == name.lower() and explanation and "\n" not in explanation and not explanation.endswith(".")

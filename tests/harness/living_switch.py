@@ -97,12 +97,14 @@ class LivingSwitch:
         self.log = scratch / "vswitch-run.log"
         self.namespaces: list[Namespace] = []
         self.process: subprocess.Popen | None = None
+        self.resolv_conf: Path | None = None  # what it sees as /etc/resolv.conf, where that matters
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
         environment = {**os.environ, "XDG_RUNTIME_DIR": str(self.scratch)}
         with open(self.log, "a") as log:
             self.process = self.host.start(
+                *self._seeing(),
                 str(BIN / "vswitch-run"),
                 "--socket",
                 self.socket,
@@ -116,6 +118,12 @@ class LivingSwitch:
                 env=environment,
             )
         eventually(self.answers, f"vswitch-run answers; its log: {self.log.read_text()}")
+
+    def _seeing(self) -> list[str]:
+        if self.resolv_conf is None:
+            return []
+        script = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
+        return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, "sh", str(self.resolv_conf)]
 
     def answers(self) -> bool:
         assert self.process.poll() is None, f"vswitch-run ended: {self.log.read_text()}"

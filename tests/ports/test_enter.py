@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -846,3 +847,69 @@ def test_a_descriptor_that_is_not_open_is_refused_and_the_helper_lives_on(helper
     pid = helper._pid
     os.close(run(helper.attach(netns.fd, None, FLEETING)).fd)
     assert helper._pid == pid
+
+
+# ---- the resolver's sockets
+
+
+def asked(netns, fds: tuple[int, int]) -> None:
+    """Both sockets are where a container's programs ask, and are in the namespace only."""
+    udp, tcp = (socket.socket(fileno=fd) for fd in fds)
+    with udp, tcp:
+        assert udp.getsockname() == tcp.getsockname() == ("127.0.0.11", 53)
+        for one in (udp, tcp):
+            assert not os.get_blocking(one.fileno()) and not os.get_inheritable(one.fileno())
+        netns.inside(subprocess.run, ["ip", "link", "set", "lo", "up"])
+        netns.inside(subprocess.run, ["bash", "-c", "echo hello > /dev/udp/127.0.0.11/53"])
+        assert udp.recv(100) == b"hello\n"
+        netns.inside(subprocess.run, ["bash", "-c", "echo hello > /dev/tcp/127.0.0.11/53"])
+        made, _ = tcp.accept()
+        assert made.recv(100) == b"hello\n"
+        made.close()
+
+
+def test_the_resolvers_sockets_are_opened_in_the_namespace(helper, run, netns):
+    asked(netns, run(helper.listen(netns_fd=netns.fd)))
+    asked(netns, run(helper.listen(origin=netns.origin())))
+
+
+@contextlib.contextmanager
+def holding(netns, *steps: str):
+    """A program in the namespace that makes a socket `s` by these steps and keeps it."""
+    code = "; ".join(["import socket, time", *steps, "print('ready', flush=True)", "time.sleep(60)"])
+    command = ["nsenter", f"--net=/proc/{netns.pid}/ns/net", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout.readline() == "ready\n"
+            yield
+        finally:
+            holder.kill()
+
+
+UDP_HELD = ("s = socket.socket(2, 2)", "s.bind(('127.0.0.11', 53))")
+TCP_HELD = ("s = socket.socket(2, 1)", "s.bind(('127.0.0.11', 53))", "s.listen()")
+
+
+def test_a_port_that_somebody_holds_there_is_refused_and_nothing_stays_open(helper, run, netns):
+    netns.inside(subprocess.run, ["ip", "link", "set", "lo", "up"])
+    for steps, word in ((UDP_HELD, "UDP"), (TCP_HELD, "TCP")):
+        before = open_descriptors(os.getpid())
+        with holding(netns, *steps), pytest.raises(Refused, match=f"{word} port 53 of 127.0.0.11 is taken"):
+            run(helper.listen(netns_fd=netns.fd))
+        assert open_descriptors(os.getpid()) == before
+    asked(netns, run(helper.listen(netns_fd=netns.fd)))
+
+
+def test_a_name_server_that_shares_udp_port_53_may_have_the_other_addresses(helper, run, netns):
+    fds = run(helper.listen(netns_fd=netns.fd))
+    shares = "s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)"
+    with holding(netns, "s = socket.socket(2, 2)", shares, "s.bind(('0.0.0.0', 53))"):
+        asked(netns, fds)
+
+
+def test_the_resolvers_sockets_are_looked_for_in_one_place(helper, run, netns):
+    for where in ({}, {"netns_fd": netns.fd, "origin": netns.origin()}):
+        with pytest.raises(ValueError, match="either netns_fd or origin"):
+            run(helper.listen(**where))
+    with pytest.raises(NamespaceGone):
+        run(helper.listen(origin=NamespaceOrigin(path="/run/netns/vt-nowhere", inode=1)))

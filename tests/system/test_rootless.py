@@ -30,10 +30,14 @@ def test_a_users_containers_reach_each_other_and_outlive_the_users_switch(user: 
     user("run", "-d", "--name", "b", "--", "sleep", "infinity")
     user("exec", "b", "--", "ping", "-c", "1", "-W", "2", "172.17.0.2")
     assert user("exec", "b", "--", "id", "-u").stdout.strip() == "0"
+    assert user("exec", "b", "--", "getent", "hosts", "a").stdout.split() == ["172.17.0.2", "a"]
+    assert "nameserver 127.0.0.11\n" in user("exec", "b", "--", "cat", "/etc/resolv.conf").stdout
     user.process.send_signal(signal.SIGKILL)
     user.process.wait()
     user.start()
     assert sorted(user.names()) == ["a", "b"]
+    assert user("exec", "b", "--", "dig", "+short", "+tcp", "a.default").stdout == "172.17.0.2\n"
+    assert user("exec", "b", "--", "dig", "+short", "+tcp", "@172.17.0.1", "-x", "172.17.0.2").stdout == "a.default.\n"
     user("exec", "b", "--", "ping", "-c", "2", "-i", "0.3", "-W", "2", "172.17.0.2")
     user("rm", "--force", "a", "b")
     assert user.names() == []

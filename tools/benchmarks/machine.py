@@ -20,6 +20,8 @@ PACKAGES = {
     "pasta": "passt",
     "slirp4netns": "slirp4netns",
     "nft": "nftables",
+    "dnsperf": "dnsperf",
+    "dnsmasq": "dnsmasq-base",
 }
 
 

@@ -5,7 +5,8 @@
     store     as `starting`                          from here on a restart knows what to clear away
     for each network:
         helper    TAP in the namespace, configured
-        wiring    port, bindings
+        wiring    port, bindings, names
+    helper    the resolver's sockets in the namespace
     publish   its ports, on the endpoint with the default route
     store     as `running`
     watch     for the namespace's end
@@ -34,6 +35,7 @@ from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
 from vswitch.control.publishing import Publishing, planned
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
+from vswitch.control.resolving import Resolver
 from vswitch.control.segments import Segments
 from vswitch.control.store import Delete, Put
 from vswitch.control.wiring import Wiring
@@ -64,9 +66,16 @@ class Attaching:
     """The containers' comings."""
 
     def __init__(
-        self, parts: Parts, wiring: Wiring, segments: Segments, ending: Ending, publishing: Publishing
+        self,
+        parts: Parts,
+        wiring: Wiring,
+        segments: Segments,
+        ending: Ending,
+        publishing: Publishing,
+        resolving: Resolver,
     ):
         self._parts = parts
+        self._resolving = resolving
         self._publishing = publishing
         self._wiring = wiring
         self._segments = segments
@@ -215,6 +224,8 @@ class Attaching:
             job.go_on()
             tap, plan = await self._interface(container, endpoint, namespace)
             await self._wiring.connect(container, endpoint, tap, plan, undo)
+        if await self._resolving.listen(container, netns_fd=namespace.netns_fd, userns_fd=namespace.userns_fd):
+            undo.callback(self._resolving.silence, container)
         job.go_on()
         ports = await self._publishing.open_all(container, undo)
         job.go_on()

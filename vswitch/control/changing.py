@@ -36,6 +36,7 @@ from vswitch.control.jobs import Job, quietly
 from vswitch.control.names import link_local
 from vswitch.control.networks import DEFAULT, Network, plan_change
 from vswitch.control.records import NetworkRecord, encode
+from vswitch.control.resolving import Resolver
 from vswitch.control.segments import Segments
 from vswitch.control.settling import Settling
 from vswitch.control.store import Put
@@ -52,10 +53,13 @@ AT_ONCE = 16  # containers that are settled at the same time: the helper does a 
 class Changing:
     """The networks' changes."""
 
-    def __init__(self, parts: Parts, segments: Segments, leasing: HostServices, settling: Settling):
+    def __init__(
+        self, parts: Parts, segments: Segments, leasing: HostServices, resolving: Resolver, settling: Settling
+    ):
         self._parts = parts
         self._segments = segments
         self._leasing = leasing
+        self._resolving = resolving
         self._settling = settling
 
     async def update(self, network: Network, update: NetworkUpdate, job: Job) -> None:
@@ -91,6 +95,7 @@ class Changing:
             job.go_on()
             await self._act(network, action, job)
         self._leasing.open(network)
+        await self._resolving.open(network)
         job.go_on()
         await self._store(record)
 
@@ -105,6 +110,7 @@ class Changing:
         for action in network_actions(network.shape, reached):
             await quietly(self._act(network, action, Job()), f"network {network.name}")
         self._leasing.open(network)
+        await quietly(self._resolving.open(network), f"network {network.name}")
         await quietly(self._store(before), f"network {network.name}")
 
     async def resume(self, network: Network) -> None:

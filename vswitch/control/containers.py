@@ -133,8 +133,11 @@ def restart_spec(container: Container) -> ContainerSpec:
 
 
 def container_files(container: Container, inventory: Inventory, resolvers: ResolvConf) -> ContainerFiles:
-    """resolv.conf from --dns and friends, else as the network with the default route says, else the host's own; hosts
-    with the container's addresses and --add-host.
+    """resolv.conf, and hosts with the container's addresses and --add-host.
+
+    The resolver answers at 127.0.0.11, else at the gateways; where no network has names --dns and friends stand in
+    resolv.conf themselves, else the host's own. `ndots:0` has names without a dot asked for as they are first, which
+    keeps containers' names out of other people's domains; --dns-option may say otherwise.
     """
     if container.record.spec.network_mode == modes.HOST:
         return ContainerFiles(resolv_conf=None, hosts=None, hostname=hostname_text(container.record.hostname))
@@ -146,12 +149,17 @@ def container_files(container: Container, inventory: Inventory, resolvers: Resol
     gateway = "127.0.0.1" if network is None else network.gateway_for(first.ipv4)
     told = Resolving() if network is None else network.shape.resolving
     extra_hosts = [parse_extra_host(extra, gateway) for extra in spec.extra_hosts]
+    networks = [inventory.networks[endpoint.network] for endpoint in record.endpoints]
+    gateways = [str(gateway) for network in networks if network.shape.resolving.names for gateway in network.gateways()]
+    asked_options = spec.dns_options or told.options
+    options = list(asked_options or resolvers.options)
+    if gateways and not any(option.startswith("ndots:") for option in asked_options):
+        options = [*(option for option in options if not option.startswith("ndots:")), "ndots:0"]
+    servers = [container.nameserver] if container.nameserver else gateways
+    servers = servers or spec.dns or list(told.servers) or resolvers.nameservers
+    search = list(spec.dns_search or told.search or resolvers.search)
     return ContainerFiles(
-        resolv_conf=resolv_conf(
-            spec.dns or told.servers or resolvers.nameservers,
-            spec.dns_search or told.search or resolvers.search,
-            spec.dns_options or told.options or resolvers.options,
-        ),
+        resolv_conf=resolv_conf(servers, [] if search == ["."] else search, options),
         hosts=hosts(
             record.hostname,
             name=record.name,

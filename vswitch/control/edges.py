@@ -29,6 +29,7 @@ class Datapath(Protocol):
 
     on_punt: Callable[[Any], None]
     on_event: Callable[[Any], None]
+    on_connection: Callable[[Any], None]
 
     async def add_network(self, index: int, *, mtu: int, gateway_mac: bytes, dhcp: bool) -> None: ...
     async def set_network_mtu(self, index: int, mtu: int) -> None: ...
@@ -52,6 +53,7 @@ class Datapath(Protocol):
     async def remove_port(self, index: int) -> None: ...
     async def add_neighbour(self, network: int, address: bytes, mac: bytes, port: int | None) -> None: ...
     async def remove_neighbour(self, network: int, address: bytes) -> None: ...
+    async def serve_names(self, index: int, on: bool) -> None: ...
     async def set_way_out(
         self,
         network: int,
@@ -125,6 +127,15 @@ class HostRoutes(Protocol):
     def close(self) -> None: ...
 
 
+class HostResolvers(Protocol):
+    """hostresolvers.HostResolvers: what the host's resolv.conf says, as it changes."""
+
+    current: ResolvConf
+
+    def follow(self, changed: Callable[[], None]) -> None: ...
+    def close(self) -> None: ...
+
+
 class AttachHelper(Protocol):
     """ports.enter.AttachHelper: enters namespaces and brings TAPs back."""
 
@@ -141,6 +152,14 @@ class AttachHelper(Protocol):
         origin: NamespaceOrigin | None = None,
         mac: str | None = None,
     ) -> None: ...
+    async def listen(
+        self,
+        *,
+        netns_fd: int | None = None,
+        userns_fd: int | None = None,
+        origin: NamespaceOrigin | None = None,
+        ask: bool = False,
+    ) -> tuple[int, ...]: ...
 
 
 class Taps(Protocol):
@@ -236,6 +255,7 @@ class Parts:
     host: Host
     addresses: HostAddresses
     routes: HostRoutes
+    resolvers: HostResolvers
     listeners: Listeners
     clock: Clock
     random: Random

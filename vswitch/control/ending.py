@@ -32,6 +32,7 @@ from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, Jobs, quietly
 from vswitch.control.logs import remove_logs
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
+from vswitch.control.resolving import Resolver
 from vswitch.control.store import Change, Delete, Put
 from vswitch.control.wiring import Wiring
 from vswitch.model import NamespaceOrigin, Refused
@@ -46,8 +47,9 @@ STOP_TIMEOUT_LIMIT_S = 86400.0
 class Ending:
     """The containers' goings."""
 
-    def __init__(self, parts: Parts, wiring: Wiring, leasing: HostServices, jobs: Jobs):
+    def __init__(self, parts: Parts, wiring: Wiring, leasing: HostServices, resolving: Resolver, jobs: Jobs):
         self._parts = parts
+        self._resolving = resolving
         self._wiring = wiring
         self._leasing = leasing
         self._jobs = jobs
@@ -273,6 +275,7 @@ class Ending:
 
     async def _take_down(self, container: Container) -> None:
         self.unwatch(container)
+        self._resolving.silence(container)
         for port in list(container.ports.values()):
             await self._wiring.disconnect(port)
 

@@ -4,6 +4,7 @@
     MemoryHost         routes, interfaces and resolvers as set
     MemoryAddresses    its addresses, as they are made to come and go
     MemoryRoutes       what tells of its routes
+    MemoryResolvers    what its resolv.conf says, which `become` changes
     MemoryListeners    its sockets, as port numbers that are taken or free
 """
 
@@ -109,6 +110,25 @@ class MemoryListenerGroup:
 
     def close(self) -> None:
         self._listeners.open.difference_update(self.sockets)
+
+
+class MemoryResolvers:
+    """hostresolvers.HostResolvers: nobody is there to ask unless `become` says so."""
+
+    def __init__(self, *servers: str):
+        self.current = ResolvConf(list(servers), [], [])
+        self._changed: Callable[[], None] = lambda: None
+
+    def follow(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+
+    def close(self) -> None:
+        self._changed = lambda: None
+
+    def become(self, *servers: str) -> None:
+        """The host asks these from now on."""
+        self.current = ResolvConf(list(servers), [], [])
+        self._changed()
 
 
 class MemoryAddresses:

@@ -25,7 +25,7 @@ The limits are such that every combination fits into an advertisement and a DHCP
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address, ip_network
 from typing import Any, NamedTuple, Protocol
 
@@ -112,13 +112,17 @@ class Told(Protocol):
     hosts: HostConfig
     shape: Any
 
+    def gateways(self, *versions: int) -> Iterable[Any]: ...
+
 
 def usable_resolvers(version: int, network: Told, nameservers: Sequence[str]) -> tuple[Any, ...]:
-    """The resolvers that hosts are told of: by option, else the network's own (--dns), else the host's; those that a
-    container reaches.
+    """The resolvers that hosts are told of: by option, else the gateway where the network has names, else the network's
+    own (--dns), else the host's; those that a container reaches.
     """
     if network.hosts.dns is not None:
         return tuple(server for server in network.hosts.dns if server.version == version)
+    if network.shape.resolving.names:
+        return tuple(network.gateways(version))[:SERVERS_LIMIT]
     plain = (ip_address(text) for text in network.shape.resolving.servers or nameservers if "%" not in text)
     usable = (a for a in plain if a.version == version and not (a.is_loopback or a.is_link_local or a.is_unspecified))
     return tuple(usable)[:SERVERS_LIMIT]

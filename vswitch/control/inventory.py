@@ -86,6 +86,7 @@ class Container:
         self.watches: list[Any] = []  # what tells us of its end
         self.stopping = False  # somebody ran `vswitch stop`: keep it when it ends
         self.settled = asyncio.Event()  # it has ended and its interfaces are gone
+        self.nameserver: str | None = None  # where the resolver answers inside it
         self.unpublished: dict[PublicationRecord, str] = {}  # what should be published and is not, and why
 
     @property

@@ -75,6 +75,8 @@ def check_name(name: str, what: str) -> None:
         raise Refused(
             f"{what} name {name[:80]!r} is invalid: a letter or digit, then letters, digits and _.- (63)"
         )
+    if ".." in name or name.endswith("."):
+        raise Refused(f"{what} name {name} is no DNS name: something must stand between two dots, and behind the last")
     if FULL_ID.fullmatch(name):
         raise Refused(f"{what} name {name} looks like an id: choose another")
 

@@ -7,6 +7,7 @@
         running, orphaned   its namespace is still the same?   no → as if it had ended now
                             a descriptor that was kept for us, else the helper takes the interface by name
                             beyond reach → orphaned, with the remedy; the other endpoints work on
+                            the resolver's sockets in it open again
                             published ports open again, as far as they can be had
         starting            undone        removing   finished        exited   stays as it is
     unsettled    an endpoint that was coming or leaving is taken away, and the container's routes and published ports
@@ -37,6 +38,7 @@ from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job
 from vswitch.control.publishing import Publishing
 from vswitch.control.records import ContainerRecord, EndpointRecord, NetworkRecord, decode, encode
+from vswitch.control.resolving import Resolver
 from vswitch.control.segments import Segments
 from vswitch.control.settling import Settling
 from vswitch.control.store import Put, StoreError, Table
@@ -68,8 +70,10 @@ class Recovery:
         publishing: Publishing,
         settling: Settling,
         changing: Changing,
+        resolving: Resolver,
     ):
         self._parts = parts
+        self._resolving = resolving
         self._settling = settling
         self._changing = changing
         self._publishing = publishing
@@ -208,6 +212,7 @@ class Recovery:
         self._ending.watch(container)
         if not troubles:
             await self._put_in_order(container)
+        await self._resolving.listen(container, origin=container.record.origin)
         changed = await self._publishing.reopen(container)
         await self._conclude(container, troubles, changed or container.record.id in self._unsure)
 

@@ -18,6 +18,7 @@ from vswitch.control.jobs import Job, quietly
 from vswitch.control.names import new_id
 from vswitch.control.networks import DEFAULT, Network, Surroundings, plan_network
 from vswitch.control.records import NetworkRecord, encode
+from vswitch.control.resolving import Resolver
 from vswitch.control.store import Change, Delete, Put
 from vswitch.control.subnets import Address
 from vswitch.control.wayout import WayOut
@@ -29,9 +30,10 @@ log = logging.getLogger(__name__)
 class Segments:
     """The networks' comings and goings."""
 
-    def __init__(self, parts: Parts, leasing: HostServices):
+    def __init__(self, parts: Parts, leasing: HostServices, resolving: Resolver):
         self._parts = parts
         self._leasing = leasing
+        self._resolving = resolving
         self._subnets_told = asyncio.Lock()  # so that an older list never follows a newer one
 
     async def create(self, asked: NetworkSpec, job: Job) -> Network:
@@ -155,6 +157,7 @@ class Segments:
             await self.bind_gateway(network, gateway)
         if network.shape.isolated:
             await datapath.set_network_isolated(index, True)
+        await self._resolving.open(network)
         await self.tell_own_subnets()
         if network.way_out is not None:
             await self.set_way_out(network)
@@ -197,6 +200,7 @@ class Segments:
     async def _close(self, network: Network) -> None:
         """Take it out of the dataplane; goes on whatever fails."""
         datapath, index = self._parts.datapath, network.index
+        self._resolving.close(network)
         for gateway in network.bound():
             await quietly(datapath.remove_neighbour(index, gateway.packed), f"network {network.name}")
         await quietly(datapath.remove_network(index), f"network {network.name}")

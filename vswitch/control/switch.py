@@ -9,7 +9,7 @@ This room composes and translates; what is done is done in the rooms below, and 
                 containers.py, endpoints.py (parts) · wiring.py (ports)
     tables      tables.py (what the dataplane knows and counts)
     outside     wayout.py (options) · publishing.py (published ports) · flows.py (connections) · hostaddresses.py
-    DHCP, RA    hostservices.py    restart   recovery.py          views   views.py
+    DHCP, RA    hostservices.py    names     resolving.py         restart   recovery.py          views   views.py
 
 All methods belong to one event loop. Those that change something run to their end or are undone, even if the
 caller is cancelled (jobs.py); those that read are plain functions, and coroutines only where the dataplane
@@ -29,7 +29,7 @@ from msgspec.structs import replace
 
 from vswitch.clock import Clock, SystemClock
 from vswitch.config import Change, Settings, applied, changes
-from vswitch.control import flows, hostaddresses, hostroutes, overlaps, views
+from vswitch.control import flows, hostaddresses, hostresolvers, hostroutes, overlaps, views
 from vswitch.control.attach import Attaching, Namespace
 from vswitch.control.changing import Changing
 from vswitch.control.containers import container_files, restart_spec
@@ -39,6 +39,7 @@ from vswitch.control.edges import (
     Datapath,
     Host,
     HostAddresses,
+    HostResolvers,
     HostRoutes,
     Keeper,
     Listeners,
@@ -60,6 +61,7 @@ from vswitch.control.joining import Joining
 from vswitch.control.logs import log_path, make_log_folder, read_logs
 from vswitch.control.publishing import Publishing
 from vswitch.control.recovery import Recovery
+from vswitch.control.resolving import Resolver
 from vswitch.control.segments import Segments
 from vswitch.control.settling import Settling
 from vswitch.control.store import Store
@@ -113,6 +115,7 @@ class Switch(Tables):
         addresses: HostAddresses | None = None,
         routes: HostRoutes | None = None,
         listeners: Listeners | None = None,
+        resolvers: HostResolvers | None = None,
     ):
         clock = clock or SystemClock()
         self.events = Events(clock)
@@ -130,6 +133,7 @@ class Switch(Tables):
             host=host or ProcHost(),
             addresses=addresses or hostaddresses.HostAddresses(),
             routes=routes or hostroutes.HostRoutes(),
+            resolvers=resolvers or hostresolvers.HostResolvers(),
             listeners=listeners or _listeners(),
             clock=clock,
             random=random or SystemRandom(),
@@ -139,14 +143,15 @@ class Switch(Tables):
         self._jobs = Jobs()
         self._publishing = Publishing(parts)
         self._fullness = Fullness(parts)
-        self._wiring = Wiring(parts, self._publishing)
+        self._resolving = resolving = Resolver(parts)
+        self._wiring = Wiring(parts, self._publishing, resolving)
         self._leasing = HostServices(parts)
-        super().__init__(parts, self._leasing)
-        self._segments = Segments(parts, self._leasing)
-        self._ending = Ending(parts, self._wiring, self._leasing, self._jobs)
-        self._attaching = Attaching(parts, self._wiring, self._segments, self._ending, self._publishing)
+        super().__init__(parts, self._leasing, resolving)
+        self._segments = Segments(parts, self._leasing, resolving)
+        self._ending = Ending(parts, self._wiring, self._leasing, resolving, self._jobs)
+        self._attaching = Attaching(parts, self._wiring, self._segments, self._ending, self._publishing, resolving)
         self._settling = Settling(parts, self._wiring, self._publishing)
-        self._changing = Changing(parts, self._segments, self._leasing, self._settling)
+        self._changing = Changing(parts, self._segments, self._leasing, resolving, self._settling)
         self._default = DefaultNetwork(parts, self._segments, self._changing)
         self._joining = Joining(parts, self._wiring, self._segments, self._leasing, self._settling)
         self._known_routes = overlaps.Routes([])
@@ -163,11 +168,13 @@ class Switch(Tables):
         parts = self._parts
         await parts.store.open()
         make_log_folder(parts.state_dir)
-        parts.datapath.on_punt = self._leasing.on_punt
+        dns, others = self._resolving.on_punt, self._leasing.on_punt
+        parts.datapath.on_punt = lambda punt: (dns if punt.kind == "dns" else others)(punt)
         parts.datapath.on_event = self._happenings.on_event
         parts.addresses.follow(self._addresses_changed)
         parts.routes.follow(self._routes_changed)
         await self._tell_addresses()
+        self._resolving.start()
         recovery = Recovery(
             parts,
             self._wiring,
@@ -177,6 +184,7 @@ class Switch(Tables):
             self._publishing,
             self._settling,
             self._changing,
+            self._resolving,
         )
         await recovery.recover(descriptors or {})
         await self._default.settle(parts.settings.default_network, Job())
@@ -191,6 +199,7 @@ class Switch(Tables):
         self._fullness.stop()
         await self._jobs.close()
         await self._leasing.stop()
+        self._resolving.stop()
         for port in self.ports():
             await self._wiring.disconnect(port, keep_interface=True)
         for container in self._parts.inventory.containers.values():

@@ -7,14 +7,16 @@ from vswitch.control import views
 from vswitch.control.edges import Parts
 from vswitch.control.hostservices import HostServices
 from vswitch.control.inventory import Port
+from vswitch.control.resolving import Resolver
 from vswitch.model import DropView, FdbView, LeaseView, NeighbourView, PortView, StatsView
 
 
 class Tables:
     """The part of a switch that shows tables and counters."""
 
-    def __init__(self, parts: Parts, leasing: HostServices):
+    def __init__(self, parts: Parts, leasing: HostServices, resolving: Resolver):
         self._parts = parts
+        self._resolving = resolving
         self._leasing = leasing
         self._started_at = parts.clock.monotonic_s()
 
@@ -65,9 +67,13 @@ class Tables:
         )
 
     def _port_views(self, wanted: views.Wanted) -> list[PortView]:
-        drops = self._leasing.drops
+        dhcp, dns = self._leasing.drops, self._resolving.drops
         return [
-            views.port_view(port, self._parts.datapath.counters(port.index), drops.get(port.endpoint.id, {}))
+            views.port_view(
+                port,
+                self._parts.datapath.counters(port.index),
+                {**dhcp.get(port.endpoint.id, {}), **dns.get(port.endpoint.id, {})},
+            )
             for port in self.ports()
             if wanted.port(port)
         ]
@@ -84,9 +90,12 @@ class Tables:
         """What died in each whole network, by its name; of a container's ports there is no whole."""
         if wanted.container is not None:
             return {}
-        in_dataplane, in_dhcp = self._parts.datapath.network_drops, self._leasing.network_drops
+        in_dataplane = self._parts.datapath.network_drops
+        in_control = self._leasing.network_drops, self._resolving.network_drops
         return {
-            network.name: views.summed([in_dataplane(network.index), in_dhcp.get(network.record.id, {})])
+            network.name: views.summed(
+                [in_dataplane(network.index), *(counts.get(network.record.id, {}) for counts in in_control)]
+            )
             for network in self._parts.inventory.ready_networks()
             if wanted.on(network)
         }

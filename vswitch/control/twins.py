@@ -45,6 +45,8 @@ class MemoryNamespaces:
         self.hosts: dict[tuple[Identity, str], socket.socket] = {}
         self.gone: set[Identity] = set()
         self.forbidden: set[Identity] = set()
+        self.port_53_taken: set[Identity] = set()
+        self.resolvers: dict[Identity, tuple[tuple[str, int], tuple[str, int]]] = {}  # UDP and TCP addresses
         self._taps: dict[Identity, tuple[Identity, str]] = {}  # a descriptor's own identity → its interface
 
     # ---- as the helper
@@ -101,6 +103,33 @@ class MemoryNamespaces:
         if identity not in self.gone:
             there = self.interfaces.get(self._enter(identity), {})
             there.pop(name or next((n for n, plan in there.items() if plan.mac == mac), ""), None)
+
+    async def listen(
+        self,
+        *,
+        netns_fd: int | None = None,
+        userns_fd: int | None = None,
+        origin: NamespaceOrigin | None = None,
+        ask: bool = False,
+    ) -> tuple[int, ...]:
+        """The resolver's sockets: on a port of the machine's own loopback that `resolvers` tells, by namespace."""
+        await asyncio.sleep(0)
+        identity = _identity(netns_fd) if netns_fd is not None else (origin.device, origin.inode)
+        self._enter(identity)
+        if identity in self.port_53_taken:
+            raise Refused("UDP port 53 of 127.0.0.11 is taken there by another program", 409)
+        made = [socket.socket(socket.AF_INET, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+        for one in made:
+            one.setblocking(False)
+            one.bind(("127.0.0.1", 0))
+        made[1].listen()
+        self.resolvers[identity] = made[0].getsockname(), made[1].getsockname()
+        if ask:
+            for family, loopback in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                made.append(socket.socket(family, socket.SOCK_DGRAM))
+                made[-1].setblocking(False)
+                made[-1].bind((loopback, 0))  # so that nothing can leave the machine
+        return tuple(one.detach() for one in made)
 
     # ---- as ports.tap
 
@@ -170,6 +199,7 @@ class MemoryDatapath:
         self.departed_drops: dict[int, dict[str, int]] = {}  # by network, of ports that were removed
         self.on_punt: Callable[[Any], None] = lambda punt: None
         self.on_event: Callable[[Any], None] = lambda event: None
+        self.on_connection: Callable[[Any], None] = lambda connection: None
 
     async def add_network(self, index: int, *, mtu: int, gateway_mac: bytes, dhcp: bool) -> None:
         await asyncio.sleep(0)
@@ -241,6 +271,12 @@ class MemoryDatapath:
         if network not in self.networks:
             raise ValueError("no such network")
         self.bindings.pop((network, address), None)
+
+    async def serve_names(self, index: int, on: bool) -> None:
+        await asyncio.sleep(0)
+        if index not in self.networks:
+            raise ValueError("no such network")
+        self.networks[index]["dns"] = on
 
     async def set_way_out(self, network: int, **way: Any) -> None:
         await asyncio.sleep(0)

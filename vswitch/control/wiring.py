@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endpoint's descriptor becomes a port of the dataplane, and stops being one.
 
-    connect:     bindings of its addresses → port (static MAC, guard on unless it was asked off) → kept by the
-    service manager
+    connect:     bindings of its addresses → port (static MAC, guard on unless it was asked off) → names → kept
+    by the service manager
     disconnect:  published ports, then the same backwards; only then is the descriptor closed
 
 A descriptor belongs to this room from `connect` on. `let_go` also ends the interface's persistence, so it
@@ -25,6 +25,7 @@ from vswitch.control.jobs import quietly
 from vswitch.control.names import link_local, mac_bytes
 from vswitch.control.publishing import Publishing
 from vswitch.control.records import EndpointRecord
+from vswitch.control.resolving import Resolver
 from vswitch.model import Refused
 from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import KIND_PACKET, KIND_TAP, Tap
@@ -35,9 +36,10 @@ log = logging.getLogger(__name__)
 class Wiring:
     """What connects descriptors with the dataplane."""
 
-    def __init__(self, parts: Parts, publishing: Publishing):
+    def __init__(self, parts: Parts, publishing: Publishing, resolving: Resolver):
         self._parts = parts
         self._publishing = publishing
+        self._resolving = resolving
 
     async def connect(
         self,
@@ -159,6 +161,7 @@ class Wiring:
         """The port can be found from now on; returns what takes that back."""
         self._parts.inventory.ports[port.index] = port
         port.container.ports[port.endpoint.id] = port
+        self._resolving.port_came(port)
         self._parts.keeper.store(port.endpoint.id, port.tap.fd)
 
         def take_back() -> None:
@@ -169,7 +172,8 @@ class Wiring:
 
     def _delist(self, port: Port) -> None:
         self._parts.inventory.ports.pop(port.index, None)
-        port.container.ports.pop(port.endpoint.id, None)
+        if port.container.ports.pop(port.endpoint.id, None) is not None:
+            self._resolving.port_left(port)
 
     def _addresses(self, port: Port):
         mac = mac_bytes(port.endpoint.mac)

@@ -17,7 +17,7 @@ from libc.string cimport memcmp, memcpy, memset
 from vswitch._fastpath cimport (
     SNAPSHOT_ROWS, OP_CAPTURE, OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET,
     OP_FLOW_KILL, OP_FLOW_WATCH, OP_HOST_ADDRESSES, OP_LISTEN, OP_OWN_SUBNETS, OP_UNLISTEN, OP_WAY_OUT,
-    AUTOCONF_PREFIXES, OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX, OP_NETWORK_REMOVE, OP_NETWORK_ROUTER,
+    AUTOCONF_PREFIXES, OP_NETWORK_ADD, OP_NETWORK_DNS, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX, OP_NETWORK_REMOVE, OP_NETWORK_ROUTER,
     OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP, SNAPSHOT_FDB,
     SNAPSHOT_FLOWS, Command, FdbRow, FlowRow, NeighbourRow, Network, Port, Session, Snapshot, give_up,
 )
@@ -69,6 +69,8 @@ cdef bint apply(Switch *sw, const Command *command) noexcept nogil:
         sw.networks[command.index].router, sw.networks[command.index].autoconf_count = <uint8_t>command.value, 0
     elif command.op == OP_NETWORK_PREFIX:
         add_prefix(sw.networks[command.index], command.address)
+    elif command.op == OP_NETWORK_DNS:
+        sw.networks[command.index].dns = <uint8_t>command.value
     elif command.op == OP_PORT_ADD:
         add_port(sw, <Port *>command.pointer)
     elif command.op == OP_PORT_REMOVE:
@@ -130,7 +132,7 @@ cdef void add_port(Switch *sw, Port *port) noexcept nogil:
     sw.ports[port.index] = port
     sw.port_count += 1
     sw.nat.conntrack.taken += 1
-    port.punt_at_ns = sw.now_ns
+    port.punt_at_ns = port.dns_at_ns = sw.now_ns
     if not join(sw.networks[port.network], port.index):
         give_up(sw, port, ENOMEM)
     elif port.has_mac and not fdb_assign(&sw.fdb, fdb_key(port.network, port.mac), port.index):

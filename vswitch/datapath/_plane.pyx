@@ -15,8 +15,8 @@ from libc.string cimport memcpy
 from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
-    AUTOCONF_PREFIXES, EVENT_FLOW_CLOSED, EVENT_FLOW_OPENED, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
-    OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX,
+    AUTOCONF_PREFIXES, DNS_BURST, EVENT_FLOW_OPENED, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
+    OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_DNS, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX,
     OP_NETWORK_REMOVE, OP_NETWORK_ROUTER, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
     PORT_PACKET, PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
     Counters, Event, FlowEvent, InjectHeader, Network, Port, PuntHeader, switch_close, switch_open, switch_run, switch_turn,
@@ -257,6 +257,14 @@ cdef class Dataplane(Outside):
         memcpy(command.address, <const uint8_t *>prefix, 8)
         return self.post(&command)
 
+    def post_network_dns(self, uint16_t index, bint served):
+        """Whether control answers port 53 of a network's gateway: UDP by punts, TCP by EVENT_SERVICE."""
+        cdef Command command = blank()
+        if index not in self.networks:
+            raise ValueError("no such network")
+        command.op, command.index, command.value = OP_NETWORK_DNS, index, served
+        return self.post(&command)
+
     def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,
                       bint guard=True, addresses=(), bint shared=True):
         """A descriptor becomes a port; `gso` is the mask of super-frames it takes (1 TCPv4, 2 TCPv6, 4 UDP), `mac` its assigned address.
@@ -277,7 +285,7 @@ cdef class Dataplane(Outside):
             note_own(port, address)
         port.kind = PORT_TAP if kind == "tap" else PORT_PACKET
         port.shared = port.nowait = shared and port.kind == PORT_TAP
-        port.punt_tokens = PUNT_BURST * 1000
+        port.punt_tokens, port.dns_tokens = PUNT_BURST * 1000, DNS_BURST * 1000
         if mac is not None:
             port.has_mac = 1
             memcpy(port.mac, <const uint8_t *>mac, 6)
@@ -384,7 +392,8 @@ cdef class Dataplane(Outside):
         return found
 
     def events(self) -> list:
-        """What happened of itself: (kind, network, port, errno, flow); `flow` as in Table.rows() where it is about one, else None."""
+        """What happened of itself: (kind, network, port, errno, flow); `flow` as in Table.rows() where it is about one, else None.
+        EVENT_SERVICE has a descriptor in the place of errno, which is the caller's."""
         cdef uint32_t length
         cdef const Event *event
         cdef list found = []
@@ -393,7 +402,7 @@ cdef class Dataplane(Outside):
             if event == NULL:
                 return found
             flow = None
-            if event.kind == EVENT_FLOW_OPENED or event.kind == EVENT_FLOW_CLOSED:
+            if event.kind >= EVENT_FLOW_OPENED:
                 flow = flow_row(&(<const FlowEvent *>event).row)
             found.append((event.kind, event.network, event.port, event.error, flow))
             ring_release(&self.sw.events, length)

@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 PUNTS_PER_CALL = 64
 CAPTURE_SLOTS = 8
 MAX_LISTENERS = 65536
-KINDS = {1: "dhcp", 2: "router", 3: "dhcpv6"}
+KINDS = {1: "dhcp", 2: "router", 3: "dhcpv6", 4: "dns"}
+EVENT_SERVICE = 5
 EVENTS = {1: "port_gone", 2: "no_ping", 3: "flow_opened", 4: "flow_closed"}
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 DIRECTIONS = {1: "out", 2: "in"}
 TCP_STATES = {0: "", 1: "connecting", 2: "syn_received", 3: "syn_sent", 4: "established", 5: "time_wait"}
-SPARE_DESCRIPTORS = 512     # of the process: for everything that is no flow and no port
+SPARE_DESCRIPTORS = 512     # of the process, or a quarter: for what is no flow and no port, the resolver's most of all
 
 
 class Punt(NamedTuple):
@@ -88,6 +89,17 @@ class PlaneEvent(NamedTuple):
     flow: FlowRow | None = None
 
 
+class Connection(NamedTuple):
+    """A container's connection to a service of control's: the far end of it is the descriptor, the receiver's to close.
+    Addresses as in FlowRow."""
+
+    fd: int
+    network: int
+    port: int
+    inside: bytes
+    inside_port: int
+
+
 class FdbRow(NamedTuple):
     network: int
     port: int
@@ -108,6 +120,12 @@ class NeighbourRow(NamedTuple):
 def mapped(address: bytes) -> bytes:
     """Sixteen bytes: IPv4 in its IPv6-mapped form."""
     return b"\0" * 10 + b"\xff\xff" + address if len(address) == 4 else address
+
+
+def _descriptors() -> int:
+    """How many of this process's descriptors the dataplane may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(limit - max(SPARE_DESCRIPTORS, limit // 4), 64)
 
 
 class Datapath:
@@ -133,12 +151,13 @@ class Datapath:
             age_s=age_s,
             max_flows=max_flows,
             busy_poll_us=busy_poll_us if len(os.sched_getaffinity(0)) > 1 else 0,
-            max_descriptors=max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS, 64),
+            max_descriptors=_descriptors(),
             nat_timeouts=nat_timeouts,
             disabled=disabled,
         )
         self.on_punt: Callable[[Punt], None] = lambda punt: None
         self.on_event: Callable[[PlaneEvent], None] = lambda event: None
+        self.on_connection: Callable[[Connection], None] = lambda connection: os.close(connection.fd)
         self._waiters: list[tuple[int, asyncio.Future]] = []
         self._changed = asyncio.Event()
         self._thread: threading.Thread | None = None
@@ -180,6 +199,9 @@ class Datapath:
         self._settle()
         self._changed.set()
         for kind, network, port, errno, flow in self.plane.events():
+            if kind == EVENT_SERVICE:
+                self._call(self.on_connection, Connection(errno, network, port, *flow[5:7]))
+                continue
             self._call(self.on_event, PlaneEvent(EVENTS[kind], network, port, errno, flow_of(flow) if flow else None))
         punts = self.plane.punts(PUNTS_PER_CALL)
         for kind, network, port, frame, time_ns in punts:
@@ -246,6 +268,10 @@ class Datapath:
         await self._post(self.plane.post_network_router, index, on)
         for prefix in prefixes:
             await self._post(self.plane.post_network_prefix, index, prefix)
+
+    async def serve_names(self, index: int, on: bool) -> None:
+        """Whether port 53 of a network's gateway is ours to answer: by on_punt for UDP, on_connection for TCP."""
+        await self._post(self.plane.post_network_dns, index, on)
 
     async def remove_network(self, index: int) -> None:
         """Forgets a network; its ports must have been removed."""

@@ -10,6 +10,7 @@ cdef void tcp_close(Switch *sw) noexcept nogil
 cdef Flow *new_flow(Switch *sw, Port *port, const uint8_t *inside, uint16_t inside_port, const uint8_t *outside, uint16_t outside_port) noexcept nogil
 cdef void tcp_dialed(Switch *sw, uint32_t number, uint32_t generation, int32_t fd, int32_t error) noexcept nogil
 cdef void tcp_accepted(Switch *sw, Port *port, Flow *flow, int32_t fd) noexcept nogil
+cdef void serve_locally(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef void connected(Switch *sw, Port *port, Flow *flow) noexcept nogil
 cdef void refused(Switch *sw, Port *port, Flow *flow, int error) noexcept nogil
 cdef void establish(Switch *sw, Port *port, Flow *flow) noexcept nogil

@@ -3,7 +3,9 @@
 
 Opened by the container: new_flow() → the dialer → tcp_dialed() → connected(), which answers the SYN, or refused(), which tells the container what a
 router or the peer would have told it. Opened by a client of a published port: new_flow() → tcp_accepted(), which asks the container.
-Both end in establish().
+Opened by the container to a service of control's (the resolver at the gateway): new_flow() → serve_locally(), which answers the SYN; there is no
+second TCP anywhere, the host socket is one end of an AF_UNIX pair. All end in establish(), where such a pair is made and control is told of its
+end of it (EVENT_SERVICE), so that a flood of SYNs is none of control's business.
 
 A flow holds a descriptor's share from new_flow() on, before there is a socket, so that a container cannot have more underway than it may have. It
 counts as half open until it is established or gone.
@@ -15,19 +17,22 @@ from libc.errno cimport EAGAIN, ECONNREFUSED, EMFILE, ENFILE, ENOBUFS, ENOMEM, E
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from posix.unistd cimport close
 
-from vswitch._fastpath cimport count_drops
+from vswitch._fastpath cimport EVENT_SERVICE, FlowEvent, count_drops
 from vswitch.datapath._drops cimport Drop
+from vswitch.datapath._ring cimport ring_commit, ring_reserve
 from vswitch.nat._conntrack cimport flow_assure, flow_due, flow_loosen, flow_remove
 from vswitch.nat._dialer cimport hang_up
 from vswitch.nat._emit cimport complain_errno
 from vswitch.nat._nat cimport POLL_FLOW
-from vswitch.nat._report cimport report_closed, report_opened
+from vswitch.nat._report cimport describe, report_closed, report_opened
 from vswitch.nat._segments cimport TCP_SYN, send_reset, send_syn
 from vswitch.nat._service cimport arm, touch
 from vswitch.nat._shares cimport claim_descriptor, claim_flow, claim_half_open, return_descriptor, return_half_open
 from vswitch.nat._sockets cimport (
-    EPOLL_CTL_ADD, FLOW_EVENTS, SO_OOBINLINE, SO_PEEK_OFF, SOL_SOCKET, epoll_ctl, epoll_event, poll_key, setsockopt,
+    AF_UNIX, EPOLL_CTL_ADD, FLOW_EVENTS, SO_OOBINLINE, SO_PEEK_OFF, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, epoll_ctl, epoll_event,
+    poll_key, setsockopt, socketpair,
 )
 from vswitch.nat._stream cimport MAX_CHUNKS, Chunk, TcpPool, free_chunks, grant, let_go_of_acknowledged, pool_of
 from vswitch.nat._tcp cimport (
@@ -116,9 +121,37 @@ cdef void connected(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     """The host's side stands: now the container may have its SYN-ACK."""
     flow.tcp.state = SYN_RECEIVED
     send_syn(sw, port, flow, True)
-    start_peeking(sw, flow)
+    if not flow.service:
+        start_peeking(sw, flow)
     flow.tcp.snd_nxt = flow.tcp.snd_max = flow.tcp.snd_una + 1
     arm(sw, flow, True)
+
+
+cdef void serve_locally(Switch *sw, Port *port, Flow *flow) noexcept nogil:
+    """The peer is control, which is always there."""
+    flow.service = 1
+    connected(sw, port, flow)
+
+
+cdef bint take_up_service(Switch *sw, Flow *flow) noexcept nogil:
+    """Gives control its end of a connection; where that can't be, the flow has no socket, and its first read ends it with a reset. Unix sockets
+    can't discard without reading, so this one is read into chunks."""
+    cdef FlowEvent *event
+    cdef int ends[2]
+    if socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) < 0:
+        return False
+    event = <FlowEvent *>ring_reserve(&sw.events, sizeof(FlowEvent))
+    sw.notify = 1
+    flow.fd = ends[0]
+    if event == NULL or not watch(sw, flow):
+        flow.fd = -1
+        close(ends[0])
+        close(ends[1])
+        return False
+    event.event.kind, event.event.port, event.event.network, event.event.error = EVENT_SERVICE, flow.port, flow.network, ends[1]
+    describe(sw, flow, &event.row)
+    ring_commit(&sw.events, sizeof(FlowEvent))
+    return True
 
 
 cdef void start_peeking(Switch *sw, Flow *flow) noexcept nogil:
@@ -173,6 +206,9 @@ cdef void establish(Switch *sw, Port *port, Flow *flow) noexcept nogil:
     flow.tcp.rto_us = FIRST_RTO_US
     flow.tcp.marks &= ~RETRANSMITS
     opened(port, flow)
+    if flow.service and not take_up_service(sw, flow):
+        flow.tcp.marks &= ~DRAINED
+        count_drops(sw, port, Drop.NAT_DESCRIPTORS, 1)
     flow_assure(&sw.nat.conntrack, &port.share, flow)
     grant(sw, flow, True)
     touch(sw, flow)

@@ -68,7 +68,7 @@ cdef struct Flow:
     uint8_t used
     uint8_t assured         # seen in both directions: not dropped early
     uint8_t runnable        # is on the run queue
-    uint8_t spare
+    uint8_t service         # TCP: its host socket is one end of a pair, control has the other
     uint8_t mac[6]          # the container's
     uint32_t generation     # of the entry, so that a late event for an earlier flow is told apart
     int32_t fd              # its own host socket, -1 for none (UDP and ping flows use their mapping's)

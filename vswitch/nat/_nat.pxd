@@ -38,6 +38,8 @@ cdef struct Packet:         # an IP packet of a container's that is for the worl
     uint8_t target[16]      # whom the socket is to reach: `outside`, or the loopback address that it stands for
     uint8_t mac[6]          # the container's
     uint16_t gso_size       # UDP super-frame: payload bytes of each datagram; 0 otherwise
+    uint8_t local           # `outside` is the gateway's own address
+    uint8_t service         # and control serves the port
 
 cdef struct Outgoing:       # an IP packet for a container; EMIT_ROOM bytes of room lie before its L4 header
     uint8_t *l4

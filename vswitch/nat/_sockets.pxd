@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 cdef extern from "<sys/socket.h>" nogil:
-    enum: AF_INET, AF_INET6, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_OOBINLINE, SO_REUSEADDR, SO_BINDTODEVICE
+    enum: AF_INET, AF_INET6, AF_UNIX, SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC, SOL_SOCKET, SO_ERROR, SO_LINGER, SO_OOBINLINE, SO_REUSEADDR, SO_BINDTODEVICE
     enum: MSG_DONTWAIT, MSG_NOSIGNAL, MSG_PEEK, MSG_TRUNC, SHUT_WR, SOMAXCONN
     ctypedef unsigned int socklen_t
     struct sockaddr:
@@ -13,6 +13,7 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_onoff
         int l_linger
     int socket(int family, int kind, int protocol)
+    int socketpair(int family, int kind, int protocol, int *ends)
     int connect(int fd, const sockaddr *address, socklen_t size)
     int bind(int fd, const sockaddr *address, socklen_t size)
     int listen(int fd, int backlog)

@@ -25,7 +25,7 @@ from libc.stdint cimport int32_t
 from libc.string cimport memcpy
 
 from vswitch.datapath._drops cimport Drop
-from vswitch.nat._connection cimport establish, new_flow, tcp_abort, tcp_end
+from vswitch.nat._connection cimport establish, new_flow, serve_locally, tcp_abort, tcp_end
 from vswitch.nat._conntrack cimport FLOW_OUT, flow_find, flow_touch
 from vswitch.nat._dialer cimport dial
 from vswitch.nat._report cimport report_opened
@@ -91,7 +91,10 @@ cdef int open_out(Switch *sw, Port *port, const Packet *packet) noexcept nogil:
     flow.tcp.own_scale = OWN_SCALE if syn.scales else 0
     arm(sw, flow, True)
     report_opened(sw, flow)
-    dial(sw, port, flow)
+    if packet.service:
+        serve_locally(sw, port, flow)
+    else:
+        dial(sw, port, flow)
     return 0
 
 

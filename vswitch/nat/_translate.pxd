@@ -5,6 +5,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from vswitch._fastpath cimport Frame, Network, Port, Switch
 from vswitch.nat._conntrack cimport Flow
 
+cdef enum:
+    TO_CONTROL = -4         # translate(): a question for control's resolver, to be punted
+
 cdef bint nat_open(Switch *sw, uint32_t capacity, uint32_t descriptors, uint64_t seed) noexcept nogil
 cdef void nat_close(Switch *sw) noexcept nogil
 cdef int translate(Switch *sw, Network *network, Port *port, Frame *frame) noexcept nogil

@@ -9,6 +9,7 @@ drop with a reason. In the order of the functions below:
     guard           the source address is the port's own, as the neighbour table has it
     put_together    a fragment waits for the others
     read_l4         the L4 header against the packet, its checksum unless the container's kernel left it unfinished for us
+    resolver        port 53 of the gateway, where control serves it: datagrams are punted, connections are the translator's
     hand_over       to the protocol's translator
 
 Never handed to a socket, since it would reach the host's loopback, a group, or another network's containers by the host's own routes: 0/8,
@@ -60,6 +61,7 @@ cdef enum:
     NOT_OURS = -1           # translate(): the gateway itself is meant, or there is no way out: it answers
     ANSWER = -3             # for the gateway, which is what a client of a published port may appear as
     WAITING = -2            # a fragment, kept until the others are there
+    DOMAIN = 53
 
 
 cdef bint nat_open(Switch *sw, uint32_t capacity, uint32_t descriptors, uint64_t seed) noexcept nogil:
@@ -114,6 +116,7 @@ cdef int translate(Switch *sw, Network *network, Port *port, Frame *frame) noexc
     """An untagged IP packet for the gateway's MAC: 0 when a translator took it, NOT_OURS, or why it died."""
     cdef Packet packet
     cdef int verdict, purpose
+    cdef bint pieces
     memset(&packet, 0, sizeof(Packet))
     packet.ip = frame.data + ETHERNET
     packet.total = frame.length - ETHERNET
@@ -126,12 +129,15 @@ cdef int translate(Switch *sw, Network *network, Port *port, Frame *frame) noexc
     if packet.ttl <= 1 and purpose == 0:
         complain_packet(sw, port, &packet, 3 if packet.ipv6 else 11, 0, 0)
         return Drop.TTL_EXPIRED
-    if is_fragment(&packet):
+    pieces = is_fragment(&packet)
+    if pieces:
         verdict = put_together(sw, port, frame, &packet)
     if verdict == 0:
         verdict = read_l4(frame, &packet)
     if verdict == WAITING:
         return 0
+    if verdict == 0 and packet.local and network.dns and packet.dport == DOMAIN and not is_answer(sw, port, &packet):
+        return resolver(sw, port, &packet, pieces)
     if purpose == ANSWER and (verdict or not is_answer(sw, port, &packet)):
         return NOT_OURS
     if verdict:
@@ -144,6 +150,15 @@ cdef int translate(Switch *sw, Network *network, Port *port, Frame *frame) noexc
 cdef bint is_answer(Switch *sw, const Port *port, const Packet *packet) noexcept nogil:
     """Whether a packet for the gateway belongs to a client that appears as it."""
     return flow_find(&sw.nat.conntrack, port.network, packet.protocol, packet.inside, packet.sport, packet.outside, packet.dport) != NULL
+
+
+cdef int resolver(Switch *sw, Port *port, Packet *packet, bint pieces) noexcept nogil:
+    """A question for the gateway's resolver. One datagram in pieces is more than any question, and control takes whole frames."""
+    if packet.protocol == TCP:
+        packet.service = 1
+        memcpy(packet.target, packet.outside, 16)
+        return hand_over(sw, port, packet)
+    return Drop.PUNT_OVERSIZED if pieces else TO_CONTROL
 
 
 cdef int hand_over(Switch *sw, Port *port, const Packet *packet) noexcept nogil:
@@ -236,8 +251,9 @@ cdef int decide(Switch *sw, Network *network, Port *port, Packet *packet) noexce
             protocol = packet.ip[packet.ip_bytes] if packet.total > packet.ip_bytes else 0
         if local.port != GATEWAY_PORT or (protocol != TCP and protocol != UDP):
             return NOT_OURS
-        if not network.way_out.host_loopback and port.share.flows == 0:
+        if not network.way_out.host_loopback and not network.dns and port.share.flows == 0:
             return NOT_OURS
+        packet.local = 1
     verdict = guard(sw, port, packet)
     if verdict:
         return verdict

@@ -31,7 +31,7 @@ from vswitch.model import NamespaceOrigin, Refused
 from vswitch.ports import keeper, messages
 from vswitch.ports.inside import InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
-from vswitch.ports.messages import REFUSALS, Answer, Attach, Configure, Parcel, Reattach, Remove, Request
+from vswitch.ports.messages import REFUSALS, Answer, Attach, Configure, Listen, Parcel, Reattach, Remove, Request
 from vswitch.ports.tap import Tap, persist_tap
 
 __all__ = ["AttachHelper", "InterfaceGone", "NamespaceGone", "NotPermitted"]
@@ -117,6 +117,26 @@ class AttachHelper:
             raise ValueError("either netns_fd or origin says where the interface is")
         fds = [fd for fd in (netns_fd, userns_fd) if fd is not None]
         await self._ask(Remove(next(self._ids), name, origin, mac), fds)
+
+    async def listen(
+        self,
+        *,
+        netns_fd: int | None = None,
+        userns_fd: int | None = None,
+        origin: NamespaceOrigin | None = None,
+        ask: bool = False,
+    ) -> tuple[int, ...]:
+        """The resolver's sockets there, UDP and listening TCP, and to `ask` from there UDP of IPv4 and IPv6; the
+        caller's. NamespaceGone, NotPermitted, Refused.
+        """
+        if (netns_fd is None) == (origin is None):
+            raise ValueError("either netns_fd or origin says where the sockets shall be")
+        given = [fd for fd in (netns_fd, userns_fd) if fd is not None]
+        _, fds = await self._ask(Listen(next(self._ids), origin, ask), given)
+        if len(fds) != (4 if ask else 2):
+            _close_all(fds)
+            raise _short_of_descriptors()
+        return tuple(fds)
 
     def close(self) -> None:
         """End the helper; requests under way are refused. May be called twice."""
@@ -261,7 +281,7 @@ class AttachHelper:
 def _received_tap(answer: Answer, fds: list[int], plan: InterfacePlan) -> Tap:
     """The TAP of an answer, made persistent if the plan says so."""
     if not fds:
-        raise Refused("the switch may not open more descriptors: raise its limit (ulimit -n)", 507)
+        raise _short_of_descriptors()
     (fd,) = fds
     try:
         if plan.persist:
@@ -271,6 +291,10 @@ def _received_tap(answer: Answer, fds: list[int], plan: InterfacePlan) -> Tap:
         reason = f"interface {answer.name} was deleted by someone as soon as it was made ({error.strerror})"
         raise Refused(f"{reason}; try again", 409) from None
     return Tap(fd, answer.name, answer.vnet_header, answer.gso)
+
+
+def _short_of_descriptors() -> Refused:
+    return Refused("the switch may not open more descriptors: raise its limit (ulimit -n)", 507)
 
 
 def _refusal(answer: Answer) -> Refused:

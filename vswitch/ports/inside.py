@@ -17,7 +17,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from errno import EINVAL, EPERM
+from errno import EADDRINUSE, EINVAL, EPERM
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -29,6 +29,10 @@ from vswitch.ports import interface
 from vswitch.ports.interface import InterfacePlan
 from vswitch.ports.tap import IFF_PERSIST, Tap, identify_tap, open_tap
 
+IP_FREEBIND = 15  # ip(7)
+RESOLVER = ("127.0.0.11", 53)  # where Docker's is, so that what people have written down goes on working
+UNBLOCKED = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+BACKLOG = 64  # connections to the resolver that the kernel completes for us while we are busy
 NAME_ATTEMPTS = 16  # someone else took the free name meanwhile; so often in a row never happens
 
 
@@ -108,6 +112,46 @@ def remove_at(origin: NamespaceOrigin, name: str, mac: str | None = None) -> Non
     """`remove` where only the origin is known; a namespace that is gone has taken the interface with it."""
     with contextlib.suppress(NamespaceGone), _opened(origin) as netns_fd:
         remove(netns_fd, None, name, mac)
+
+
+def open_resolver(netns_fd: int, userns_fd: int | None, *, ask: bool) -> tuple[int, ...]:
+    """Sockets bound to RESOLVER there, UDP and listening TCP; the caller's. Refused, where somebody has that port. To
+    `ask` from there come two unbound UDP sockets, IPv4 and IPv6.
+
+    IP_FREEBIND, since loopback may still be down. SO_REUSEADDR lets a name server in the container have UDP port 53 of
+    all its other addresses, if it says so too.
+    """
+    enter(netns_fd, userns_fd)
+    with contextlib.ExitStack() as on_failure:
+        made = [on_failure.enter_context(_bound(kind)) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+        for family in (socket.AF_INET, socket.AF_INET6) if ask else ():
+            made.append(on_failure.enter_context(socket.socket(family, socket.SOCK_DGRAM | UNBLOCKED)))
+        on_failure.pop_all()
+    return tuple(one.detach() for one in made)
+
+
+def _bound(kind: int) -> socket.socket:
+    """One of the resolver's two."""
+    made = socket.socket(socket.AF_INET, kind | UNBLOCKED)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        made.bind(RESOLVER)
+        if kind == socket.SOCK_STREAM:
+            made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        what = f"{'UDP' if kind == socket.SOCK_DGRAM else 'TCP'} port {RESOLVER[1]} of {RESOLVER[0]}"
+        if error.errno == EADDRINUSE:
+            raise Refused(f"{what} is taken there by another program", 409) from None
+        raise Refused(f"{what} cannot be opened there: {error.strerror}") from None
+    return made
+
+
+def reopen_resolver(origin: NamespaceOrigin, *, ask: bool) -> tuple[int, ...]:
+    """`open_resolver` where only the origin is known."""
+    with _opened(origin) as netns_fd:
+        return open_resolver(netns_fd, None, ask=ask)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from vswitch.ports.inside import InterfaceGone, NamespaceGone, NotPermitted
 from vswitch.ports.interface import InterfacePlan
 
 MESSAGE_BYTES = 65536  # the longest request is a plan of some 500 bytes
-DESCRIPTORS = 4  # per message; a request brings two at most
+DESCRIPTORS = 4  # per message; a request brings two at most, an answer four
 CMSG_SPACE = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
 
 
@@ -54,7 +54,15 @@ class Remove(Struct, tag="remove"):
     mac: str | None = None
 
 
-Request = Attach | Reattach | Configure | Remove
+class Listen(Struct, tag="listen"):
+    """Sockets for the resolver, and two more by which to `ask`. Descriptors as for Attach where `origin` is None."""
+
+    id: int
+    origin: NamespaceOrigin | None = None
+    ask: bool = False
+
+
+Request = Attach | Reattach | Configure | Remove | Listen
 
 Fault = Literal["namespace_gone", "interface_gone", "not_permitted", "other"]
 FAULTS: dict[type[Refused], Fault] = {
@@ -67,7 +75,7 @@ REFUSALS: dict[Fault, type[Refused]] = {fault: refusal for refusal, fault in FAU
 
 
 class Parcel(Struct, tag="parcel"):
-    """Brings a TAP's descriptor ahead of the answer, which is sent when the sender has closed its own."""
+    """Brings a TAP's or sockets' descriptors ahead of the answer, which is sent when the sender has closed its own."""
 
     id: int
 

@@ -20,7 +20,7 @@ from typing import NoReturn
 from vswitch.container._linux import set_parent_death_signal
 from vswitch.model import Refused
 from vswitch.ports import inside, messages
-from vswitch.ports.messages import FAULTS, Answer, Attach, Configure, Parcel, Reattach, Remove, Request
+from vswitch.ports.messages import FAULTS, Answer, Attach, Configure, Listen, Parcel, Reattach, Remove, Request
 from vswitch.ports.tap import Tap
 
 HOME, AWAY = b"home", b"away"  # what a worker tells the keeper when it has answered
@@ -60,32 +60,33 @@ def _serve(channel: socket.socket, link: socket.socket) -> None:
 
 def _answer(channel: socket.socket, request: Request, fds: list[int]) -> None:
     """Serve one request and send its answer; by then none of its descriptors is open here."""
-    answer, tap_fd = _perform(request, fds)
+    answer, made = _perform(request, fds)
     for fd in fds:
         os.close(fd)
-    if tap_fd is not None:
-        socket.send_fds(channel, [messages.encode(Parcel(request.id))], [tap_fd])
-        os.close(tap_fd)
+    if made:
+        socket.send_fds(channel, [messages.encode(Parcel(request.id))], made)
+        for fd in made:
+            os.close(fd)
     channel.send(messages.encode(answer))
 
 
-def _perform(request: Request, fds: list[int]) -> tuple[Answer, int | None]:
-    """The answer, and the TAP's descriptor if there is one; every failure is an answer too."""
+def _perform(request: Request, fds: list[int]) -> tuple[Answer, list[int]]:
+    """The answer, and the descriptors that were made; every failure is an answer too."""
     try:
-        tap = _dispatch(request, fds)
+        made = _dispatch(request, fds)
     except Refused as refusal:
         fault = FAULTS.get(type(refusal), "other")
-        return Answer(request.id, fault=fault, message=str(refusal), status=refusal.status), None
+        return Answer(request.id, fault=fault, message=str(refusal), status=refusal.status), []
     except Exception as error:
         traceback.print_exc()
-        return Answer(request.id, fault="other", message=f"the attach helper failed: {error}"), None
-    if tap is None:
-        return Answer(request.id), None
-    return Answer(request.id, tap.name, tap.vnet_header, tap.gso), tap.fd
+        return Answer(request.id, fault="other", message=f"the attach helper failed: {error}"), []
+    if isinstance(made, Tap):
+        return Answer(request.id, made.name, made.vnet_header, made.gso), [made.fd]
+    return Answer(request.id), list(made)
 
 
-def _dispatch(request: Request, fds: list[int]) -> Tap | None:
-    """Do it."""
+def _dispatch(request: Request, fds: list[int]) -> Tap | tuple[int, ...]:
+    """Do it: a TAP, or sockets, or neither."""
     match request:
         case Attach(plan=plan, origin=None):
             return inside.attach(*_namespaces(fds), plan)
@@ -99,7 +100,11 @@ def _dispatch(request: Request, fds: list[int]) -> Tap | None:
             inside.remove(*_namespaces(fds), name, mac)
         case Remove(name=name, origin=origin, mac=mac):
             inside.remove_at(origin, name, mac)
-    return None
+        case Listen(origin=None):
+            return inside.open_resolver(*_namespaces(fds), ask=request.ask)
+        case Listen(origin=origin):
+            return inside.reopen_resolver(origin, ask=request.ask)
+    return ()
 
 
 def _namespaces(fds: list[int]) -> tuple[int, int | None]:

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Port 53 of the gateway: which questions control gets, whose, how many; connections by the translator."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import frames
+import pytest
+import reference
+from memory_switch import GATEWAY
+from patience import eventually
+from tcp_peer import Net
+from way_out import GATEWAY4, WayOut, datagram
+
+from vswitch._fastpath import limits
+
+PUNT_DNS, EVENT_SERVICE = 4, 5
+BOTH = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
+QUESTION = b"\0\7\1\0\0\1\0\0\0\0\0\0\3web\0\0\1\0\1"
+
+
+@pytest.fixture(params=["way out", "internal"])
+def way(request):
+    made = WayOut()
+    if request.param == "internal":
+        made.switch.plane.post_way_out(0, open=False)
+    made.switch.plane.post_network_dns(0, True)
+    made.switch.step()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def net():
+    made = Net()
+    made.switch.plane.post_network_dns(0, True)
+    made.switch.step()
+    yield made
+    made.close()
+
+
+@BOTH
+def test_a_question_to_the_gateway_goes_to_control_alone(way, v6):
+    a, b = way.container(), way.container("172.17.0.3", "fd00::3")
+    question = datagram(a, QUESTION, 53, v6=v6)
+    assert way.switch.delivered(a, question, frames.vnet()) == {}
+    (punt,) = way.switch.punts()
+    assert (punt.kind, punt.network, punt.port, punt.frame) == (PUNT_DNS, 0, a.index, question)
+    assert a.counters["punted"] == 1 and a.drops == {} and b.counters["tx_frames"] == 0 and way.flows() == []
+
+
+@BOTH
+def test_an_unfinished_question_reaches_control_finished(way, v6):
+    a = way.container()
+    question = reference.unfinished(datagram(a, QUESTION, 53, v6=v6))
+    a.send(question, frames.offload_header(question))
+    way.switch.step()
+    (punt,) = way.switch.punts()
+    assert reference.wrong_checksums(punt.frame) == []
+
+
+@BOTH
+def test_where_the_gateway_serves_no_names_nothing_listens_there(way, v6):
+    way.switch.plane.post_network_dns(0, False)
+    way.switch.plane.post_way_out(0, open=True)
+    way.switch.step()
+    a = way.container()
+    (answer,) = way.switch.delivered(a, datagram(a, QUESTION, 53, v6=v6), frames.vnet())[a.index]
+    assert answer[23] == 1 or answer[20] == 58  # ICMP: port unreachable
+    assert way.switch.punts() == [] and a.drops == {"no_listener": 1}
+
+
+def test_only_the_ports_own_addresses_ask(way):
+    a = way.container()
+    way.container("172.17.0.3", "fd00::3")
+    for source in ("172.17.0.3", "172.17.0.99", "192.0.2.1"):
+        a.send(frames.udp(GATEWAY, a.mac, source, GATEWAY4, QUESTION, sport=4000, dport=53), frames.vnet())
+    way.switch.step()
+    assert way.switch.punts() == [] and a.drops == {"ip_spoof": 3}
+
+
+def test_what_is_no_whole_datagram_does_not_reach_control(way):
+    a = way.container()
+    wrong = bytearray(datagram(a, QUESTION, 53))
+    wrong[-1] ^= 1
+    a.send(bytes(wrong), frames.vnet())
+    way.switch.step()
+    assert way.switch.punts() == []
+    pieces = bytearray(datagram(a, QUESTION + bytes(40), 53))
+    header, payload = bytes(pieces[:34]), bytes(pieces[34:])
+    for offset, part in ((0, payload[:40]), (40, payload[40:])):
+        ip = bytearray(header)
+        ip[16:18] = (20 + len(part)).to_bytes(2, "big")
+        ip[20:22] = ((0x2000 if offset == 0 else 0) | offset // 8).to_bytes(2, "big")
+        ip[24:26] = b"\0\0"
+        ip[24:26] = reference.internet_checksum(bytes(ip[14:34])).to_bytes(2, "big")
+        a.send(bytes(ip) + part, frames.vnet())
+    way.switch.step()
+    assert way.switch.punts() == [] and a.drops.get("punt_oversized") == 1
+
+
+def test_a_flood_is_dropped_at_its_port_and_takes_neither_others_questions_nor_its_own_dhcp(way):
+    a, b = way.container(), way.container("172.17.0.3", "fd00::3")
+    burst = limits()["dns_burst"]
+    for _ in range(burst + 30):
+        a.send(datagram(a, QUESTION, 53), frames.vnet())
+        way.switch.step()
+    assert a.drops == {"punt_rate": 30} and len(way.switch.punts()) == burst
+    b.send(frames.udp(GATEWAY, b.mac, "172.17.0.3", GATEWAY4, QUESTION, sport=4000, dport=53), frames.vnet())
+    a.send(frames.dhcp(a.mac), frames.vnet())
+    way.switch.step()
+    assert sorted(punt.kind for punt in way.switch.punts()) == [1, PUNT_DNS]
+    way.switch.step(after_s=0.001)
+    for _ in range(20):
+        a.send(datagram(a, QUESTION, 53), frames.vnet())
+    way.switch.step()
+    assert len(way.switch.punts()) == limits()["dns_per_s"] // 1000
+
+
+# ---- connections
+
+
+def taken_up(net) -> tuple[socket.socket, tuple]:
+    """Control's end of the one connection that was reported."""
+    ((kind, network, port, fd, flow),) = net.switch.plane.events()
+    assert (kind, network, port) == (EVENT_SERVICE, 0, net.host.index)
+    return net.keep(socket.socket(fileno=fd)), flow
+
+
+@BOTH
+def test_a_connection_to_the_gateway_is_controls(net, v6):
+    peer = net.peer(53, v6=v6)
+    peer.send("S", options=peer.options)
+    assert net.switch.plane.events() == []  # not before the handshake is done
+    peer.take_syn(peer.expect("SA"))
+    peer.send("A")
+    control, flow = taken_up(net)
+    assert flow[6] == peer.sport
+    peer.send("PA", b"question")
+    peer.expect("A", ack=peer.snd_nxt)
+    assert control.recv(100) == b"question"
+    control.send(b"answer")
+    peer.expect("A", payload=b"answer")
+    peer.send("FA")
+    peer.next()
+    assert control.recv(100) == b""
+    control.close()
+    eventually(lambda: net.step() or peer.inbox, "the end")
+    peer.expect("FA")
+    peer.send("A")
+
+
+@BOTH
+def test_large_answers_come_whole_through_a_small_window(net, v6):
+    peer = net.peer(53, v6=v6)
+    peer.open()
+    control, _ = taken_up(net)
+    control.send(bytes(range(256)) * 250)
+    assert peer.read(64_000) == bytes(range(256)) * 250
+
+
+def test_a_container_that_resets_and_control_that_closes_leave_nothing(net):
+    peer = net.peer(53)
+    peer.open()
+    control, _ = taken_up(net)
+    peer.send("R")
+    net.step()
+    assert control.recv(10) == b"" and net.gone()
+    other = net.peer(53, sport=40001)
+    other.open()
+    control, _ = taken_up(net)
+    other.send("PA", b"unread")
+    other.next()
+    control.close()
+    net.step()
+    assert "R" in other.next().flags
+
+
+def test_where_there_is_no_room_to_tell_control_the_connection_is_reset(net):
+    net.switch.plane.post_flow_watch(True)
+    net.step()
+    for sport in range(41000, 41600):  # fill the ring with news that nobody reads
+        net.host.send(datagram(net.host, b"x", 9, sport=sport), frames.vnet())
+        net.step()
+    net.switch.plane.post_flow_watch(False)
+    net.step()
+    before = len(os.listdir("/proc/self/fd"))
+    peer = net.peer(53)
+    peer.send("S", options=peer.options)
+    peer.take_syn(peer.expect("SA"))
+    peer.send("A")
+    assert "R" in peer.next().flags and len(os.listdir("/proc/self/fd")) == before
+
+
+def test_other_ports_of_the_gateway_are_what_they_were(net):
+    peer, host = net.connected()
+    peer.send("PA", b"x")
+    assert host.recv(1) == b"x"
+    assert net.switch.punts() == []
