@@ -109,7 +109,7 @@ def test_overlaps_are_those_that_share_an_address(routes, subnet):
 
 
 def test_a_whole_internet_of_routes_is_held_against_a_network_at_once():
-    routes = Routes(IPv4Network((0x0B000000 + (number << 8), 24)) for number in range(200_000))
+    routes = Routes(IPv4Network((0x0B000000 + (number << 8), 24)) for number in range(50_000))
     began = time.perf_counter()
     for _ in range(100):
         assert len(routes.overlapping(IPv4Network("11.0.0.0/12"))) == SHOWN

@@ -68,6 +68,7 @@ def killed_again_and_again(switch: LivingSwitch, delays) -> None:
             state = whole(switch, web, state, False)
 
 
+@pytest.mark.slow
 def test_a_switch_that_is_killed_while_networks_change_has_all_of_a_change_or_nothing(switch: LivingSwitch):
     killed_again_and_again(switch, (0.09, DEADLINE_S, 0.1))
 
