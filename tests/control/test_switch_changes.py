@@ -188,6 +188,8 @@ async def test_who_attaches_while_a_network_changes_gets_it_as_it_will_be(tmp_pa
         await box.switch.create_network(BLUE)
         await box.attach("old", AttachmentSpec(network="blue"))
         original, reached = box.datapath.set_network_mtu, []
+        await box.switch.create_network(NetworkSpec(name="full", subnets=[SubnetSpec(subnet="10.3.0.0/30")]))
+        await box.attach("all", AttachmentSpec(network="full"))
 
         async def slow(index: int, mtu: int) -> None:
             reached.append(await box.attach("new", AttachmentSpec(network="blue")))
@@ -198,6 +200,16 @@ async def test_who_attaches_while_a_network_changes_gets_it_as_it_will_be(tmp_pa
         box.datapath.set_network_mtu = slow
         change = NetworkUpdate(mtu=9000, subnets=[SubnetSpec(subnet="10.2.0.0/24")])
         await box.switch.update_network("blue", change)
+
+        async def slower(index: int, mtu: int) -> None:
+            with pytest.raises(Refused, match="no address is free"):
+                await box.attach("more", AttachmentSpec(network="full"))
+            await original(index, mtu)
+
+        box.datapath.set_network_mtu = slower
+        change = NetworkUpdate(mtu=9000, subnets=[SubnetSpec(subnet="10.4.0.0/24")])
+        await box.switch.update_network("full", change)
+        assert (await box.attach("more", AttachmentSpec(network="full"))).container.networks[0].ipv4 == "10.4.0.2/24"
         assert [plan.mtu for name in ("old", "new") for plan in box.interfaces(name).values()] == [9000, 9000]
         await box.attach("late", AttachmentSpec(network="blue", ip="10.2.0.9"))
 
