@@ -75,7 +75,8 @@ def test_any_bytes_as_a_route_are_survived(body):
 @pytest.mark.root
 def test_routes_of_every_table_are_followed_as_they_come_and_go():
     commands = (
-        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1; ip link add va type veth peer vb; ip link set va up; ip link set vb up",
+        "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1;"
+        " ip link add va type veth peer vb; ip link set va up; ip link set vb up",
         "ip addr add 192.0.2.1/24 dev va; ip route add 10.8.0.0/16 via 192.0.2.9;"
         " ip route add 198.51.100.0/24 dev va table 52",
         "ip route add blackhole 10.9.0.0/16; ip route add 10.7.0.0/24 dev va",

@@ -87,7 +87,10 @@ def test_a_users_containers_join_and_leave_networks_that_change():
         switch("network", "create", "blue", "--subnet", "10.5.0.0/24", "-o", "icc=false")
         switch("run", "-d", "--name", "web", "--", "sleep", "600")
         switch("run", "-d", "--name", "peer", "--network", "blue", "--", "sleep", "600")
+        named = ("exec", "web", "--", "getent", "hosts", "peer")
+        assert switch(*named, check=False).returncode != 0
         switch("network", "connect", "blue", "web", "--gw-priority", "1")
+        assert switch(*named).stdout.split()[0] == "10.5.0.2", "names come with the network"
         assert "10.5.0.3/24" in inside("ip", "-br", "addr", "show", "eth1")
         assert inside("ip", "route", "show", "default").split()[:5] == ["default", "via", "10.5.0.1", "dev", "eth1"]
         assert switch("exec", "web", "--", "ping", "-c1", "-W1", "10.5.0.2", check=False).returncode != 0
@@ -95,6 +98,7 @@ def test_a_users_containers_join_and_leave_networks_that_change():
         assert "mtu 1300" in inside("ip", "link", "show", "eth1")
         assert switch("exec", "web", "--", "ping", "-c1", "-W1", "10.5.0.2").returncode == 0
         switch("network", "disconnect", "blue", "web")
+        assert switch(*named, check=False).returncode != 0
         assert "eth1" not in inside("ip", "-br", "link")
         assert inside("ip", "route", "show", "default").split()[2] == "172.17.0.1"
 
