@@ -70,6 +70,7 @@ class Served:
         self.namespaces = MemoryNamespaces()
         self.datapath = CapturedDatapath()
         self.listeners = MemoryListeners()
+        self.routes = MemoryRoutes(MemoryHost())
         self.loop = asyncio.new_event_loop()
         self.switch: Switch
         self.server: ApiServer
@@ -92,7 +93,7 @@ class Served:
             watcher=MemoryWatcher(),
             host=MemoryHost(),
             addresses=MemoryAddresses("127.0.0.1", "192.0.2.7"),
-            routes=MemoryRoutes(MemoryHost()),
+            routes=self.routes,
             listeners=self.listeners,
             resolvers=MemoryResolvers(),
             clock=SystemClock(),

@@ -116,3 +116,79 @@ def test_pruning_removes_what_nobody_is_on_and_says_so(cli, served):
     served.attach(name="web", networks=[{"network": "busy"}])
     assert cli.granted("network", "prune", "--force").out == "idle\n"
     assert [n["name"] for n in cli("network", "ls", "--json").json] == ["default", "busy"]
+
+
+def test_what_is_said_of_a_network_in_use_changes_and_the_rest_stays(cli, served):
+    labels = ["--label", "a=b", "--label", "c=d"]
+    cli.granted("network", "create", "blue", "--subnet", "10.1.0.0/24", *labels, "-o", "mtu=1400")
+    served.attach(name="web", networks=[{"network": "blue"}])
+    words = ["--mtu", "9000", "--internal", "--label", "e=f", "--label-rm", "a", "--opt", "icc=false", "--no-names"]
+    ranges = ["--ip-range", "10.1.0.128/25", "--aux-address", "nas=10.1.0.9"]
+    ranges += ["--subnet", "10.2.0.0/24", "--gateway", "10.2.0.9"]
+    resolvers = ["--dns", "192.0.2.1", "--dns", "192.0.2.2", "--dns-search", "lan", "--dns-option", "ndots:1"]
+    assert cli.granted("network", "update", "blue", *words, *ranges, *resolvers).out == "blue\n"
+    (shown,) = cli.granted("network", "inspect", "blue").json
+    assert (shown["mtu"], shown["internal"], shown["labels"]) == (9000, True, {"c": "d", "e": "f"})
+    assert shown["options"] == {"icc": "false"}, "--mtu takes the place of the option"
+    assert shown["subnets"] == [
+        {
+            "subnet": "10.1.0.0/24",
+            "gateway": "10.1.0.1",
+            "ip_range": "10.1.0.128/25",
+            "aux_addresses": {"nas": "10.1.0.9"},
+        },
+        {"subnet": "10.2.0.0/24", "gateway": "10.2.0.9", "ip_range": None, "aux_addresses": {}},
+    ]
+    assert (shown["dns"], shown["dns_servers"]) == (False, ["192.0.2.1", "192.0.2.2"])
+    assert (shown["dns_search"], shown["dns_options"]) == (["lan"], ["ndots:1"])
+    cli.granted("network", "update", "blue", "--no-internal", "--dns", "none", "--opt-rm", "icc", "--names")
+    (after,) = cli.granted("network", "inspect", "blue").json
+    assert after == {**shown, "internal": False, "dns_servers": [], "options": {}, "dns": True}
+
+
+@pytest.mark.parametrize(("words", "status", "line"), [
+    ([], 2, "nothing to change is said"),
+    (["--mtu", "1"], 1, "MTU 1 is out of range: 68 to 65520"),
+    (["--ip-range", "10.9.0.0/25"], 2, "lies in no --subnet that is given"),
+    (["--subnet", "172.17.1.0/24"], 1, "overlaps 172.17.0.0/16 of network default"),
+    (["--gateway", "10.1.0.7"], 1, "has gateway 10.1.0.1, which can't be changed"),
+    (["--opt", "icc"], 2, "should be KEY=VALUE"),
+    (["--name", "red"], 2, "no such option"),
+])  # fmt: skip
+def test_a_change_that_cannot_be_is_one_line(cli, words, status, line):
+    cli.granted("network", "create", "blue", "--subnet", "10.1.0.0/24")
+    before = cli.granted("network", "inspect", "blue").json
+    done = cli("network", "update", "blue", *words)
+    assert done.status == status and line.lower() in done.refusal.lower()
+    assert cli.granted("network", "inspect", "blue").json == before
+
+
+def test_a_container_joins_and_leaves_by_command(cli, served):
+    cli.granted("network", "create", "blue", "--subnet", "10.1.0.0/24")
+    served.attach(name="web")
+    words = ["--ip", "10.1.0.9", "--mac-address", "02:00:00:00:00:09", "--alias", "db", "--alias", "sql"]
+    assert cli.granted("network", "connect", "blue", "web", "--gw-priority", "7", *words).out == ""
+    joined = cli.granted("inspect", "web").json[0]["networks"][1]
+    assert (joined["ipv4"], joined["mac"], joined["aliases"]) == ("10.1.0.9/24", "02:00:00:00:00:09", ["db", "sql"])
+    assert (joined["gw_priority"], joined["default_route"]) == (7, [4])
+    assert "is on network blue already" in cli("network", "connect", "blue", "web").refusal
+    assert cli("network", "rm", "blue").refusal == "network blue is in use by web: remove them first"
+    cli.granted("network", "disconnect", "--force", "blue", "web")
+    assert len(cli.granted("inspect", "web").json[0]["networks"]) == 1
+    assert "is not on network blue" in cli("network", "disconnect", "blue", "web").refusal
+    assert cli("network", "connect", "nowhere", "web").refusal == "no such network: 'nowhere'"
+    assert cli("network", "connect", "blue", "nobody").refusal == "no such container: 'nobody'"
+    assert cli("network", "connect", "blue").status == 2
+
+
+def test_warnings_stand_beside_the_listings(cli, served):
+    served.attach(name="web")
+
+    async def join_a_vpn() -> None:
+        served.routes.become("172.16.0.0/12")
+
+    served.wait_for(join_a_vpn())
+    for words in (("network", "ls"), ("ps",)):
+        done = cli.granted(*words)
+        assert "network default: subnet 172.17.0.0/16 overlaps the host's route to 172.16.0.0/12" in done.refusal
+    assert len(cli.granted("network", "inspect", "default").json[0]["warnings"]) == 1

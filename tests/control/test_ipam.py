@@ -166,3 +166,40 @@ def test_a_pool_does_what_the_plainest_pool_does_restarts_included(subnet, range
             real = again
         assert real.held == len(model.held)
         assert all(real.holder(held) is not None for held in model.held)
+
+
+@given(
+    st.sets(st.integers(2, 30)),
+    st.sampled_from([None, "10.0.0.16/28", "10.0.0.0/29", "10.0.0.8/30"]),
+    st.sets(st.integers(2, 30), max_size=3),
+    st.sets(st.integers(2, 30), max_size=5),
+)
+def test_a_pool_with_another_range_is_as_one_that_was_made_so(held, ip_range, reserved, released):
+    """What was handed out before stays held, the range and reserved addresses are the new ones."""
+    before = pool("10.0.0.0/27", ip_range="10.0.0.4/30", aux_addresses={"old": "10.0.0.3"})
+    address = {number: IPv4Address(f"10.0.0.{number}") for number in range(32)}
+    held = held - reserved - {3}
+    for number in held:
+        before.reserve(address[number], "c")
+    aux = {f"a{number}": str(address[number]) for number in reserved}
+    anew = pool("10.0.0.0/27", ip_range=ip_range, aux_addresses=aux)
+    for number in held:
+        anew.reserve(address[number], "c")
+    before.replan(anew.plan)
+    for number in held & released:
+        for one in (before, anew):
+            one.release(address[number])
+    assert before._holders == anew._holders
+    left = []
+    while not anew.full:
+        left.append(anew.allocate("d"))
+    assert {before.allocate("d") for _ in left} == set(left) and before.full
+
+
+def test_an_address_in_use_is_not_reserved_by_another_range():
+    used = pool("10.0.0.0/27")
+    taken(used, 3)
+    plan = plan_subnet(SubnetSpec(subnet="10.0.0.0/27", aux_addresses={"nas": "10.0.0.3"}))
+    with pytest.raises(Refused, match=r"10\.0\.0\.3 is in use by c1"):
+        used.replan(plan)
+    assert taken(used, 1) == ["10.0.0.5"]

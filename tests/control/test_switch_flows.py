@@ -7,7 +7,7 @@ import pytest
 from switchbox import Box, quiet, simulated
 
 from vswitch.datapath.plane import FlowRow
-from vswitch.model import FlowFilter, NetworkSpec, Refused
+from vswitch.model import FlowFilter, NetworkSpec, NetworkUpdate, Refused
 
 
 def mapped(address: bytes) -> bytes:
@@ -151,3 +151,14 @@ async def test_flow_events_are_only_for_those_who_ask(tmp_path):
         two.close()
         await quiet(box)
         assert not box.datapath.flows_watched
+
+
+@simulated
+async def test_a_network_that_becomes_internal_ends_the_flows_it_has_and_no_others(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.switch.create_network(NetworkSpec(name="blue"))
+        box.datapath.flow_rows = [OUT, OUT._replace(network=1, number=21), IN._replace(network=1, number=22)]
+        await box.switch.update_network("blue", NetworkUpdate(labels={"a": "b"}))
+        assert len(box.datapath.flow_rows) == 3
+        await box.switch.update_network("blue", NetworkUpdate(internal=True))
+        assert box.datapath.flow_rows == [OUT] and 1 not in box.datapath.ways_out

@@ -37,6 +37,20 @@ async def test_a_network_has_a_way_out_unless_it_is_internal(tmp_path):
 
 
 @simulated
+async def test_what_docker_says_of_its_bridge_is_taken_and_means_nothing_here(tmp_path):
+    async with Box(tmp_path) as box:
+        habits = {f"com.docker.network.{name}": "br0" for name in ("bridge.name", "container_iface_prefix")}
+        icc = {"com.docker.network.bridge.enable_icc": "false"}
+        view = await box.switch.create_network(NetworkSpec(name="blue", internal=True, options={**habits, **icc}))
+        assert view.options == {**habits, **icc} and box.datapath.networks[1]["isolated"]
+        with pytest.raises(Refused, match="icc is given twice"):
+            await box.switch.create_network(NetworkSpec(name="red", options={**icc, "icc": "true"}))
+        await box.restart()
+        names = box.switch._parts.inventory.networks_by_index()
+        assert [names[i].name for i, there in box.datapath.networks.items() if there["isolated"]] == ["blue"]
+
+
+@simulated
 async def test_options_reach_the_dataplane_and_survive_a_restart(tmp_path):
     async with Box(tmp_path) as box:
         options = {

@@ -68,6 +68,27 @@ def test_segments_are_as_long_as_the_container_wants_within_the_mtu(net, named, 
     peer.read(5000)
 
 
+@pytest.mark.parametrize("v6", [False, True])
+def test_a_connection_follows_an_mtu_that_shrinks_and_a_new_one_an_mtu_that_grows(net, v6):
+    peer, host = net.connected(v6=v6, mss=1440)
+    host.send(b"x" * 5000)
+    assert peer.read(5000) == b"x" * 5000
+    net.switch.plane.post_network_mtu(0, 1000)
+    net.step()
+    peer.mss = 1000 - (60 if v6 else 40)
+    host.send(b"y" * 5000)
+    segment = peer.next()
+    assert segment.gso_size == peer.mss, "of the connection that is there"
+    peer.inbox.appendleft(segment)
+    assert peer.read(5000) == b"y" * 5000
+    other = net.peer(net.server(v6=v6).getsockname()[1], v6=v6)
+    assert other.open().options[:4] == mss_option(peer.mss)
+    net.switch.plane.post_network_mtu(0, 9000)
+    net.step()
+    last = net.peer(net.server(v6=v6).getsockname()[1], v6=v6)
+    assert last.open().options[:4] == mss_option(9000 - (60 if v6 else 40))
+
+
 def test_a_container_on_ipv6_that_names_no_mss_gets_1220(net):
     peer, host = net.connected(v6=True, options=b"", mss=1220)
     host.send(b"x" * 5000)

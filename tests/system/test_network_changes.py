@@ -14,7 +14,7 @@ pytestmark = pytest.mark.root
 
 
 def pings(container: Namespace, address: str, *options: str) -> bool:
-    return container.run("ping", "-c", "1", "-W", "1", *options, address, check=False).returncode == 0
+    return container.run("ping", "-c", "1", "-W", "0.3", *options, address, check=False).returncode == 0
 
 
 def default_routes(container: Namespace) -> list[tuple[str, str]]:
@@ -60,6 +60,7 @@ def test_a_running_container_joins_and_leaves_networks(switch: LivingSwitch):
     assert pings(web, "10.5.0.2") and default_routes(web) == [("10.5.0.1", "eth0")]
 
 
+@pytest.mark.slow
 def test_the_default_route_goes_by_priority_then_name_and_survives_a_crash(switch: LivingSwitch):
     for name, subnet in (("a", "10.1.0.0/24"), ("b", "10.2.0.0/24"), ("c", "10.3.0.0/24")):
         switch("network", "create", name, "--subnet", subnet)
@@ -78,6 +79,7 @@ def test_the_default_route_goes_by_priority_then_name_and_survives_a_crash(switc
     assert default_routes(box) == [("10.1.0.1", "eth2")]
 
 
+@pytest.mark.slow
 def test_published_ports_go_with_the_default_route(switch: LivingSwitch, client: Namespace):
     switch("network", "create", "a", "--subnet", "10.1.0.0/24")
     web = switch.container("web", "-p", "8080:80")
@@ -109,9 +111,6 @@ def test_a_new_mtu_reaches_the_interfaces_of_running_containers(switch: LivingSw
     switch("network", "update", "blue", "--mtu", "1300")
     assert interfaces(one)["eth0"]["mtu"] == 1300 and not pings(one, "10.5.0.3", "-M", "do", "-s", "1472")
     assert pings(one, "10.5.0.3", "-M", "do", "-s", "1272")
-    switch.kill()
-    switch.start()
-    assert switch.json("network", "inspect", "blue")[0]["mtu"] == 1300 and interfaces(two)["eth0"]["mtu"] == 1300
 
 
 def test_containers_that_are_kept_apart_reach_the_world_but_not_each_other(switch: LivingSwitch, client: Namespace):
@@ -132,6 +131,7 @@ def test_containers_that_are_kept_apart_reach_the_world_but_not_each_other(switc
     assert not pings(one, "10.5.0.3")
 
 
+@pytest.mark.slow
 def test_subnets_ranges_and_labels_change_while_containers_run(switch: LivingSwitch):
     switch("network", "create", "blue", "--subnet", "10.5.0.0/24", "--label", "old=1")
     one = switch.container("one", "--network", "blue")
@@ -150,7 +150,8 @@ def test_subnets_ranges_and_labels_change_while_containers_run(switch: LivingSwi
     assert pings(two, "10.6.0.1")
 
 
-def test_an_unused_default_network_follows_its_settings(tmp_path: Path):
+@pytest.mark.slow
+def test_the_default_network_follows_its_settings(tmp_path: Path):
     settings = tmp_path / "vswitch.toml"
     settings.write_text('[default_network]\nbip = "10.9.0.1/24"\nicc = false\nmtu = 1400\n')
     switch = LivingSwitch(tmp_path, "--config", str(settings))

@@ -41,6 +41,7 @@ PUBLICATIONS_LIMIT = 4096  # per container: each is an entry in its record, whic
 # A block of free ports is looked for from where the kernel found a single one. It gives out each port of its range
 # (28,000 by default) with the same likelihood, so with a tenth of them taken, ten in a row are free in every third try.
 ATTEMPTS = 16
+NO_WAY_OUT = "no network of it has a way out"
 WILDCARDS = (None, "0.0.0.0", "::")
 
 
@@ -54,6 +55,8 @@ def planned(texts: Sequence[str], record: ContainerRecord, networks: dict[str, N
     if not record.endpoints:
         raise Refused(f"container {record.name} is on no network, so nothing of it can be published: connect it to one")
     endpoint = default_endpoint(record.endpoints, networks)
+    if not record.endpoints:
+        raise Refused("it is on no network, so nothing can be published: let it join one (vswitch network connect)")
     if endpoint is None:
         names = " and ".join(networks[e.network].name for e in record.endpoints)
         raise Refused(
@@ -124,7 +127,7 @@ class Publishing:
             for publication in list(port.publications) if port is not target else ():
                 if target is None:
                     await self._close(port, publication)
-                    self._give_up(container, publication.record, "no network of it has a way out")
+                    self._give_up(container, publication.record, NO_WAY_OUT)
                 elif (problem := await self._move(publication, port, target)) is not None:
                     if not whatever_fails:
                         raise problem
@@ -211,7 +214,9 @@ class Publishing:
 
     def _default_port(self, container: Container) -> Port:
         endpoint = default_endpoint(container.record.endpoints, self._parts.inventory.networks)
-        port = None if endpoint is None else container.ports.get(endpoint.id)
+        if endpoint is None:
+            raise Refused(NO_WAY_OUT, 409)
+        port = container.ports.get(endpoint.id)
         if port is None:
             raise Refused(f"the interface of {container.name} with its default route is beyond reach", 409)
         return port
