@@ -179,6 +179,8 @@ def test_without_an_address_nothing_else_may_be_sent(yard):
         ipv4(BROADCAST, me, "0.0.0.0", "255.255.255.255", UDP, bytes(4) + b"\0\x43" + bytes(34), offset=8), "ip_spoof"
     )
     yard.dies(echo(ALL_NODES, me, "::", "ff02::1"), "ip_spoof")
+    yard.dies(frames.dhcp(me, src=NOBODYS4), "ip_spoof")
+    yard.dies(ipv4(group_of4("224.0.0.22"), me, NOBODYS4, "224.0.0.22", 2, bytes(16)), "ip_spoof")
 
 
 # ---- servers
