@@ -21,12 +21,15 @@ from frames import (
     group_mac,
     ipv4,
     ipv6,
+    mac,
     packet,
     solicitation,
     tagged,
     tcp,
     udp,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from memory_switch import GATEWAY, MemorySwitch
 
 from vswitch._fastpath import limits
@@ -179,6 +182,8 @@ def test_without_an_address_nothing_else_may_be_sent(yard):
         ipv4(BROADCAST, me, "0.0.0.0", "255.255.255.255", UDP, bytes(4) + b"\0\x43" + bytes(34), offset=8), "ip_spoof"
     )
     yard.dies(echo(ALL_NODES, me, "::", "ff02::1"), "ip_spoof")
+    yard.dies(frames.dhcp(me, src=NOBODYS4), "ip_spoof")
+    yard.dies(ipv4(group_of4("224.0.0.22"), me, NOBODYS4, "224.0.0.22", 2, bytes(16)), "ip_spoof")
 
 
 # ---- servers
@@ -328,3 +333,66 @@ def test_router_solicitations_and_dhcpv6_cross_to_control_and_end_there(yard):
     yard.switch.step()
     assert yard.a.drops["punt_rate"] > 0
     yard.dies(packet(solicit[:6], yard.a.mac, LOCAL_B, "ff02::1:2", UDP, solicit[54:]), "ip_spoof")
+
+
+# ---- any packet
+
+NAMES4 = [A4, SECOND4, B4, NOBODYS4, "172.17.0.1", "0.0.0.0", "255.255.255.255"]
+NAMES6 = [A6, B6, LOCAL_A, LOCAL_B, LOCAL_NEW, AUTO6, NOBODYS6, "fd00::1", "::", "ff02::1"]
+EXTENSION = st.sampled_from([b"", b"\x3c", b"\0", b"\x2c"])  # destination options, hop by hop, fragment
+
+
+def wrapped(kind: bytes, next_header: int, payload: bytes) -> tuple[int, bytes]:
+    """A payload behind an extension header."""
+    if not kind:
+        return next_header, payload
+    return kind[0], bytes([next_header, 0]) + (b"\0\1\0\0\0\7" if kind == b"\x2c" else b"\1\4\0\0\0\0") + payload
+
+
+packets4 = st.builds(
+    lambda src, protocol, body, offset: ipv4(BROADCAST, mac(1), src, B4, protocol, body, offset=offset),
+    st.sampled_from(NAMES4),
+    st.sampled_from([1, 2, 6, 17, 47]),
+    st.sampled_from([b"", b"\0\x44\0\x43" + bytes(8), b"\0\x43\0\x44" + bytes(8)]) | st.binary(max_size=40),
+    st.sampled_from([0, 0, 8]),
+)
+packets6 = st.builds(
+    lambda src, kind, protocol, body: ipv6(
+        ALL_NODES, mac(1), src, "ff02::1", *wrapped(kind, protocol, body), hop_limit=255
+    ),
+    st.sampled_from(NAMES6),
+    EXTENSION,
+    st.sampled_from([6, 17, 58]),
+    st.sampled_from([b"\x02\x23\x02\x22" + bytes(8), b"\x86" + bytes(15), b"\x80" + bytes(8), b"\x8f" + bytes(12)])
+    | st.binary(max_size=40),
+)
+nd = st.builds(
+    lambda src, target, ask: (solicitation if ask else advertisement)(mac(1), src, target),
+    st.sampled_from(NAMES6),
+    st.sampled_from(NAMES6),
+    st.booleans(),
+)
+tags = st.sampled_from([(), ((C_TAG, 0),), ((C_TAG, 0xE000), (0x88A8, 0))])
+
+
+@given(st.lists(st.tuples(packets4 | packets6 | nd, tags), max_size=12))
+def test_whatever_a_guarded_port_sends_nobody_hears_anothers_address_or_a_server(sequence):
+    switch = MemorySwitch(mac_capacity=64, neighbour_capacity=64)
+    switch.network()
+    yard = Yard(switch)
+    assert yard.a.mac == mac(1)
+    for frame, around in sequence:
+        heard = switch.delivered(yard.a, tagged(frame, *around))
+        own = {row[2] for row in switch.table(fdb=False) if row[1] == yard.a.index}
+        for got in (got for port, frames_ in heard.items() if port != yard.a.index for got in frames_):
+            while got[12:14] in (b"\x81\0", b"\x88\xa8"):
+                got = got[:12] + got[16:]
+            if got[12:14] == b"\x08\0":
+                assert got[26:30] in own or got[26:30] == bytes(4), got
+                assert got[23] != 17 or got[36:38] != b"\0\x44" or len(got) < 42 or got[20:22] != b"\0\0", got
+            else:
+                assert got[22:38] in own or got[22:38] == bytes(16), got
+                assert got[20] != 58 or got[54:55] not in (b"\x86", b"\x89") or len(got) < 62, got
+                assert got[20] != 58 or got[54:55] != b"\x88" or got[62:78] in own, got
+                assert got[20] != 17 or b"\x02\x22" not in (got[56:58],), got
+    switch.close()

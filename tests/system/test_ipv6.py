@@ -75,6 +75,12 @@ def test_hosts_that_make_themselves_addresses_are_known_by_them(switch: LivingSw
     with client.serving(7001, "socat", "TCP6-LISTEN:7001,fork,reuseaddr", "EXEC:echo heard"):
         said = a.run("socat", "-u", f"TCP6:[2001:db8::9]:7001,bind=[{private}],connect-timeout=3", "-").stdout
     assert said == "heard\n"
+    taken = str(IPv6Network(f"{stable}/64", strict=False)[0xABCD])
+    a.run("ip", "addr", "add", f"{taken}/64", "dev", "eth0")
+    eventually(lambda: taken in global6(a), "an address that nobody else has")
+    b.run("ip", "addr", "add", f"{taken}/64", "dev", "eth0")
+    eventually(lambda: "dadfailed" in b.run("ip", "addr", "show", "eth0", "to", taken).stdout, "a duplicate to be told")
+    assert taken in global6(a) and pings(a, str(ip_address(taken) - 0xABCC), "-I", taken), "the first one keeps it"
     switch.kill()
     switch.start()
     eventually(lambda: pings(a, others[0], "-I", private), "the address to be known again after a restart", 60)

@@ -191,6 +191,7 @@ def _changes(
 @click.option("--mac-address", metavar="MAC", help="MAC address on the network.")
 @repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable.")
 @click.option("--gw-priority", type=int, default=0, metavar="N", help="The highest has the default route (default 0).")
+@click.option("--source-guard/--no-source-guard", default=True, help="Its own MAC and addresses only (default: yes).")
 def connect(client: Client, network: str, container: str, **words: Any) -> None:
     """Let a container join a network too.
 
