@@ -63,6 +63,8 @@ def test_a_compose_file_is_shown_brought_about_and_then_nothing_is_left_to_do(sw
     assert on(switch, "db")["shop_back"]["ipv4"] == "10.9.0.50/24"
     assert set(on(switch, "db")["shop_back"]["aliases"]) == {"db", "sql"}
     db.run("ping", "-c", "1", "-W", "2", on(switch, "shop-web-1")["shop_back"]["ipv4"].split("/")[0])
+    for name in ("db", "sql"):
+        assert "10.9.0.50" in switch("exec", "shop-web-1", "--", "getent", "hosts", name).stdout
     again = apply(switch, file)
     assert again.stdout == "project shop is as the file says\n"
 
