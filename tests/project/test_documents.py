@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vswitch.model import Refused
 from vswitch.project import compose, own
 from vswitch.project.documents import DEPTH_LIMIT, NODES_LIMIT, Node, from_toml, from_yaml
+from vswitch.project.plan import State, plan
 from vswitch.project.variables import Variables, parse_env
 
 
@@ -113,6 +114,15 @@ def test_a_tree_of_anything_is_a_project_or_one_line(tree, read):
         assert str(refusal) and "\n" not in str(refusal)
     else:
         assert all(service.names for service in project.services)
+        plan_or_refusal(project)
+
+
+def plan_or_refusal(project) -> None:
+    """A project of any content has a plan where there is nothing yet, or a line why not."""
+    try:
+        assert all("\n" not in action.name for action in plan(project, State({}, {})).actions)
+    except Refused as refusal:
+        assert str(refusal)
 
 
 SERVICE = st.dictionaries(WORDS, TREES, max_size=4)
@@ -122,7 +132,7 @@ SERVICE = st.dictionaries(WORDS, TREES, max_size=4)
 def test_services_and_networks_of_anything_are_a_project_or_one_line(services, networks):
     for read, key in ((compose.read, "services"), (own.read, "containers")):
         try:
-            read(wrapped({key: services, "networks": networks}), None, "shop")
+            plan_or_refusal(read(wrapped({key: services, "networks": networks}), None, "shop"))
         except Refused as refusal:
             assert "\n" not in str(refusal)
 

@@ -93,6 +93,29 @@ def test_a_service_without_an_image_is_run_with_entrypoint_and_command():
     assert job.spec["networks"] == [{"network": "shop_default", "aliases": ["job"]}]
 
 
+def test_what_is_not_done_deeper_down_is_listed_too():
+    text = """
+services:
+  web:
+    networks: {back: {link_local_ips: [169.254.1.1], x-note: 1}}
+    ports: [{target: 80, mode: host}]
+    depends_on: {db: {condition: service_healthy, restart: true}}
+  db: {x-other: 1}
+networks:
+  back: {ipam: {driver: default, options: {a: b}, config: [{subnet: 10.9.0.0/24, extra: 1}]}, enable_ipv4: false}
+"""
+    ignored = compose.read(from_yaml(text), None, "shop").ignored
+    assert set(ignored) == {
+        "services.web.networks.back.link_local_ips",
+        "services.web.ports[0].mode",
+        "services.web.depends_on.db.condition",
+        "services.web.depends_on.db.restart",
+        "networks.back.ipam.options",
+        "networks.back.ipam.config[0].extra",
+        "networks.back.enable_ipv4",
+    }
+
+
 def test_services_come_after_those_they_need_and_a_word_of_ours_goes_before_the_image():
     project = compose.read(from_yaml(COMPOSE), None, "shop")
     order = [service.key for service in project.services]

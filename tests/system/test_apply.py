@@ -21,8 +21,8 @@ services:
     command: socat TCP-LISTEN:80,fork,reuseaddr SYSTEM:'hostname'
     hostname: www
     ports: ["127.0.0.1:${WEB_PORT:-8080}:80"]
-    depends_on: [db]
-  db:
+    depends_on: [vtdb]
+  vtdb:
     image: postgres        # somebody else makes it
     volumes: ["data:/var"]
     networks: {back: {ipv4_address: 10.9.0.50, aliases: [sql]}}
@@ -50,7 +50,8 @@ def on(switch: LivingSwitch, name: str) -> dict[str, dict]:
 def test_a_compose_file_is_shown_brought_about_and_then_nothing_is_left_to_do(switch: LivingSwitch, file: Path):
     shown = apply(switch, file, "--dry-run")
     assert "+ create network shop_back: 10.9.0.0/24" in shown.stdout and "+ run container shop-web-1" in shown.stdout
-    assert "services.db.image" in shown.stderr and "waiting for db: no container is called shop-db-1" in shown.stderr
+    assert "services.vtdb.image" in shown.stderr
+    assert "waiting for vtdb: no container is called shop-vtdb-1" in shown.stderr
     assert [network["name"] for network in switch.json("network", "ls")] == ["default"]
 
     apply(switch, file)
@@ -58,11 +59,13 @@ def test_a_compose_file_is_shown_brought_about_and_then_nothing_is_left_to_do(sw
     fetch = ["socat", "-u", "TCP:127.0.0.1:8080,connect-timeout=2", "-"]
     eventually(lambda: switch.host.run(*fetch, check=False).stdout == "www\n", "the published port answers")
 
-    db = switch.container("db")
+    vtdb = switch.container("vtdb")
     apply(switch, file)
-    assert on(switch, "db")["shop_back"]["ipv4"] == "10.9.0.50/24"
-    assert set(on(switch, "db")["shop_back"]["aliases"]) == {"db", "sql"}
-    db.run("ping", "-c", "1", "-W", "2", on(switch, "shop-web-1")["shop_back"]["ipv4"].split("/")[0])
+    assert on(switch, "vtdb")["shop_back"]["ipv4"] == "10.9.0.50/24"
+    assert set(on(switch, "vtdb")["shop_back"]["aliases"]) == {"vtdb", "sql"}
+    vtdb.run("ping", "-c", "1", "-W", "2", on(switch, "shop-web-1")["shop_back"]["ipv4"].split("/")[0])
+    for name in ("vtdb", "sql"):
+        assert "10.9.0.50" in switch("exec", "shop-web-1", "--", "getent", "hosts", name).stdout
     again = apply(switch, file)
     assert again.stdout == "project shop is as the file says\n"
 

@@ -42,7 +42,7 @@ OF_A_NETWORK = {
 OF_A_SERVICE = {
     "container_name", "hostname", "networks", "network_mode", "ports", "expose", "mac_address", "extra_hosts", "dns",
     "dns_search", "dns_opt", "labels", "environment", "working_dir", "command", "entrypoint", "depends_on", "cap_add",
-    "cap_drop", "profiles",
+    "cap_drop", "profiles", "x-vswitch",
 }  # fmt: skip
 OF_AN_ATTACHMENT = {
     "aliases": "aliases", "ipv4_address": "ip", "ipv6_address": "ip6", "mac_address": "mac_address",
@@ -54,8 +54,8 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     """The project in a compose file: called `name`, else as the file says, else `otherwise`. Refused with the place of
     what cannot be.
     """
-    top = dict(Reader(tree).items())
-    ignored = [key for key in top if key not in WORKED_WITH and not key.startswith(EXTENSION)]
+    ignored: list[str] = []
+    top = _fields(Reader(tree), WORKED_WITH, ignored)
     given = top["name"].word() if "name" in top and not top["name"].empty else otherwise
     project = check_project_name(name or given)
     services = dict(_all(top, "services"))
@@ -65,6 +65,13 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     present = [wish for wish in wishes if wish is not None]
     networks = _networks(project, dict(_all(top, "networks")), present, ignored)
     return Project(project, tuple(networks), tuple(in_order(with_network_names(present, networks))), tuple(ignored))
+
+
+def _fields(reader: Reader, known: Iterable[str], ignored: list[str]) -> dict[str, Reader]:
+    """A mapping's fields; those that mean nothing here are noted as ignored, but for extensions."""
+    fields = dict(reader.items())
+    ignored.extend(inner.path for key, inner in fields.items() if key not in known and not key.startswith(EXTENSION))
+    return {key: inner for key, inner in fields.items() if key in known}
 
 
 def _all(top: dict[str, Reader], key: str) -> Iterable[tuple[str, Reader]]:
@@ -92,10 +99,7 @@ def _networks(
 
 
 def _network(project: str, key: str, reader: Reader, ignored: list[str]) -> NetworkWish:
-    fields = dict(reader.items())
-    ignored.extend(
-        f"networks.{key}.{field}" for field in fields if field not in OF_A_NETWORK and not field.startswith(EXTENSION)
-    )
+    fields = _fields(reader, OF_A_NETWORK, ignored)
     name = fields["name"].word() if "name" in fields else f"{project}_{key}"
     if "external" in fields and not fields["external"].empty:
         outside = fields["external"]
@@ -104,10 +108,10 @@ def _network(project: str, key: str, reader: Reader, ignored: list[str]) -> Netw
             return NetworkWish(key, named["name"].word() if "name" in named else key, external=True)
         if outside.truth():
             return NetworkWish(key, fields["name"].word() if "name" in fields else key, external=True)
-    return NetworkWish(key, name, spec=_network_spec(fields))
+    return NetworkWish(key, name, spec=_network_spec(fields, ignored))
 
 
-def _network_spec(fields: dict[str, Reader]) -> dict[str, Any]:
+def _network_spec(fields: dict[str, Reader], ignored: list[str]) -> dict[str, Any]:
     spec: dict[str, Any] = {}
     if "driver" in fields and fields["driver"].word() not in ("bridge", DEFAULT):
         raise fields["driver"].refused(f"driver {fields['driver'].word()[:40]!r} is not known: bridge is")
@@ -119,14 +123,16 @@ def _network_spec(fields: dict[str, Reader]) -> dict[str, Any]:
     if "labels" in fields:
         spec["labels"] = {key: value or "" for key, value in fields["labels"].pairs().items()}
     if "ipam" in fields:
-        spec["subnets"] = _subnets(dict(fields["ipam"].items()))
+        spec["subnets"] = _subnets(_fields(fields["ipam"], ("config", "driver"), ignored), ignored)
+    if "enable_ipv4" in fields and not fields["enable_ipv4"].truth():
+        ignored.append(fields["enable_ipv4"].path)
     return spec
 
 
-def _subnets(ipam: dict[str, Reader]) -> list[dict[str, Any]]:
+def _subnets(ipam: dict[str, Reader], ignored: list[str]) -> list[dict[str, Any]]:
     subnets = []
     for element in ipam["config"].elements() if "config" in ipam else []:
-        fields = dict(element.items())
+        fields = _fields(element, ("subnet", "gateway", "ip_range", "aux_addresses"), ignored)
         if "subnet" not in fields:
             raise element.refused("names no subnet")
         subnet: dict[str, Any] = {n: fields[n].word() for n in ("subnet", "gateway", "ip_range") if n in fields}
@@ -141,19 +147,18 @@ def _subnets(ipam: dict[str, Reader]) -> list[dict[str, Any]]:
 
 def _service(project: str, key: str, reader: Reader, ignored: list[str]) -> ServiceWish | None:
     """None for a service that belongs to a profile: those are only started when asked for."""
-    fields = dict(reader.items())
-    if "profiles" in fields and fields["profiles"].words():
+    everything = dict(reader.items())
+    if "profiles" in everything and everything["profiles"].words():
         ignored.append(f"services.{key} (it belongs to a profile)")
         return None
-    known = OF_A_SERVICE | {"x-vswitch"}
-    ignored.extend(f"services.{key}.{f}" for f in fields if f not in known and not f.startswith(EXTENSION))
-    how, place, command = _how(key, fields)
-    spec = _network_words(key, fields)
+    fields = _fields(reader, OF_A_SERVICE, ignored)
+    how, place, command = _how(everything)
+    spec = _network_words(key, fields, ignored)
     if how in PLACES and "network_mode" in fields:
         raise fields["network_mode"].refused("is for containers that are run: an attached one joins networks")
     spec |= _names_and_resolvers(fields)
     if "ports" in fields:
-        spec["ports"] = [_publish(element) for element in fields["ports"].elements()]
+        spec["ports"] = [_publish(element, ignored) for element in fields["ports"].elements()]
     if "labels" in fields:
         spec["labels"] = {label: value or "" for label, value in fields["labels"].pairs().items()}
     if how == "run":
@@ -161,14 +166,14 @@ def _service(project: str, key: str, reader: Reader, ignored: list[str]) -> Serv
     else:
         ignored.extend(f"services.{key}.{f}" for f in ("command", "entrypoint", "environment") if f in fields)
     names = (fields["container_name"].word(),) if "container_name" in fields else _names(project, key)
-    return ServiceWish(key, names, how, place, spec, _after(fields, spec))
+    return ServiceWish(key, names, how, place, spec, _after(fields, spec, ignored))
 
 
 def _names(project: str, key: str) -> tuple[str, ...]:
     return f"{project}-{key}-1", f"{project}_{key}_1", key
 
 
-def _how(key: str, fields: dict[str, Reader]) -> tuple[Any, str, list[str]]:
+def _how(fields: dict[str, Reader]) -> tuple[Any, str, list[str]]:
     ours = dict(fields["x-vswitch"].items()) if "x-vswitch" in fields else {}
     for word in ours:
         if word not in (*PLACES, "command"):
@@ -231,13 +236,13 @@ def _extra_hosts(reader: Reader) -> list[str]:
     return [f"{host}:{address}" for host, inner in reader.items() for address in inner.words()]
 
 
-def _network_words(key: str, fields: dict[str, Reader]) -> dict[str, Any]:
+def _network_words(key: str, fields: dict[str, Reader], ignored: list[str]) -> dict[str, Any]:
     mode = fields["network_mode"].word() if "network_mode" in fields else "bridge"
     if mode != "bridge":
         if "networks" in fields:
             raise fields["network_mode"].refused("goes with no networks")
         return {"network_mode": mode, "networks": []}
-    joined = _attachments(fields["networks"]) if "networks" in fields else []
+    joined = _attachments(fields["networks"], ignored) if "networks" in fields else []
     if not joined:
         joined = [{"network": DEFAULT, "aliases": []}]
     if "mac_address" in fields and "mac_address" not in joined[0]:
@@ -247,7 +252,7 @@ def _network_words(key: str, fields: dict[str, Reader]) -> dict[str, Any]:
     return {"networks": joined}
 
 
-def _attachments(reader: Reader) -> list[dict[str, Any]]:
+def _attachments(reader: Reader, ignored: list[str]) -> list[dict[str, Any]]:
     if not reader.is_mapping():
         words = reader.words()
         if len(set(words)) < len(words):
@@ -255,7 +260,7 @@ def _attachments(reader: Reader) -> list[dict[str, Any]]:
         return [{"network": word, "aliases": []} for word in words]
     joined = []
     for network, inner in reader.items():
-        fields = dict(inner.items())
+        fields = _fields(inner, (*OF_AN_ATTACHMENT, "priority"), ignored)
         attachment: dict[str, Any] = {"network": network, "aliases": []}
         for field, name in OF_AN_ATTACHMENT.items():
             if field not in fields or fields[field].empty:
@@ -268,11 +273,11 @@ def _attachments(reader: Reader) -> list[dict[str, Any]]:
     return joined
 
 
-def _publish(reader: Reader) -> str:
+def _publish(reader: Reader, ignored: list[str]) -> str:
     """The short form is a PUBLISH; the long one becomes one."""
     if not reader.is_mapping():
         return reader.word()
-    fields = dict(reader.items())
+    fields = _fields(reader, ("target", "published", "host_ip", "protocol", "name", "app_protocol"), ignored)
     if "target" not in fields:
         raise reader.refused("names no target port")
     host = fields["published"].word() if "published" in fields and not fields["published"].empty else ""
@@ -284,12 +289,17 @@ def _publish(reader: Reader) -> str:
     return f"{before}{target}/{protocol}"
 
 
-def _after(fields: dict[str, Reader], spec: dict[str, Any]) -> tuple[str, ...]:
+def _after(fields: dict[str, Reader], spec: dict[str, Any], ignored: list[str]) -> tuple[str, ...]:
     """Which services come first."""
     if "depends_on" not in fields:
         first = []
     elif fields["depends_on"].is_mapping():
-        first = [key for key, _ in fields["depends_on"].items()]
+        first = []
+        for key, inner in fields["depends_on"].items():
+            first.append(key)
+            conditions = _fields(inner, ("condition", "required"), ignored)
+            if "condition" in conditions and conditions["condition"].word() != "service_started":
+                ignored.append(conditions["condition"].path)
     else:
         first = fields["depends_on"].words()
     mode = spec.get("network_mode", "")
