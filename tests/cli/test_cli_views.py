@@ -13,6 +13,7 @@ import pytest
 from patience import eventually
 
 from vswitch import __version__
+from vswitch.cli.output import emit_json
 
 
 @pytest.fixture
@@ -204,3 +205,12 @@ def test_logs_follow_is_a_stream_of_bytes(cli, served, monkeypatch):
         assert logs.wait(10) == 0
     assert os.read(reading, 100) == b"one\xfftwo\n"
     os.close(reading)
+
+
+def test_a_long_document_is_one_line_for_programs_and_a_short_one_is_laid_out(capsys):
+    emit_json([{"name": "web"}])
+    assert capsys.readouterr().out == '[\n  {\n    "name": "web"\n  }\n]\n'
+    many = [{"name": f"c{n}", "aliases": []} for n in range(4000)]
+    emit_json(many)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and json.loads(said) == many

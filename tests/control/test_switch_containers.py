@@ -52,14 +52,20 @@ async def test_the_dataplane_gets_the_port_with_its_static_mac_and_the_binding_o
 
 
 @simulated
-async def test_neighbours_are_told_of_a_new_address_but_not_its_own_port(tmp_path):
+async def test_neighbours_are_told_who_has_an_address_that_another_had_but_not_its_own_port(tmp_path):
     async with Box(tmp_path, "[default_network]\nipv6 = true\noptions = {ipv6_ra_mode = \"off\"}\n") as box:
-        await box.attach("web")
-        (index,) = box.datapath.ports
+        former = (await box.attach("former", AttachmentSpec(mac_address="02:00:00:00:00:09"))).container.networks[0]
+        ip, ip6 = (address.partition("/")[0] for address in (former.ipv4, former.ipv6))
+        await box.switch.detach("former")
+        for _ in range(2):  # the second time it is the same, and no news
+            await box.attach("web", AttachmentSpec(ip=ip, ip6=ip6))
+            (index,) = box.datapath.ports
+            await box.switch.detach("web")
+        await box.attach("web", AttachmentSpec(ip=ip, ip6=ip6))
         arp, advertisement = box.datapath.injected
         assert arp[0][12:14] == b"\x08\x06" and arp[0][28:32] == bytes([172, 17, 0, 2])
         assert advertisement[0][12:14] == b"\x86\xdd" and advertisement[0][54] == 136
-        assert arp[1:] == advertisement[1:] == (box.datapath.ports[index].network, None, index)
+        assert arp[1:] == advertisement[1:] == (0, None, index - 1)
 
 
 @simulated

@@ -73,13 +73,17 @@ async def test_containers_of_one_network_reach_each_other_and_nobody_else_does(t
 
 
 @simulated
-async def test_a_newcomer_is_announced_and_known_addresses_are_answered_for(tmp_path):
+async def test_whoever_takes_over_an_address_is_announced_and_known_addresses_are_answered_for(tmp_path):
     async with Box(tmp_path, datapath=Datapath) as box:
         await box.attach("a")
-        await box.attach("b")
-        a, b = box.host_end("a"), box.host_end("b")
+        a = box.host_end("a")
+        former = AttachmentSpec(ip="172.17.0.3", mac_address="02:00:00:00:00:09")
+        await box.attach("former", former)
+        await box.switch.detach("former")
+        await box.attach("b", AttachmentSpec(ip="172.17.0.3"))
+        b = box.host_end("b")
         announcement = await heard(a, lambda frame: frame[12:14] == b"\x08\x06")
-        assert announcement[28:32] == announcement[38:42] == bytes([172, 17, 0, 3])
+        assert announcement[28:32] == announcement[38:42] == bytes([172, 17, 0, 3]) and announcement[6:12] == mac(3)
         for wanted, owner in ((1, GATEWAY_MAC), (3, mac(3))):
             a.send(arp_request(2, wanted))
             answer = await heard(a, lambda frame: frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2")

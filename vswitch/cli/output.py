@@ -20,6 +20,7 @@ TEMPLATE = "vswitch.template"  # in click's context: how each row is to be shown
 SHORT_ID = 12
 GAP = "   "
 NARROWEST = 12  # no column is folded below this, so that short ids and IPv4 addresses stay whole
+LONG = 1 << 16  # characters of JSON that only a program reads
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"  # ECMA-48 §8.3.117
 
 
@@ -33,8 +34,10 @@ def emit_json(value: Any) -> None:
         for row in value if isinstance(value, list) else [value]:
             print(printable_lines(rendered(template, row)))
         return
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) < LONG or sys.stdout.isatty():  # to lay out takes six times as long
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write(text + "\n")
 
 
 def emit_table(headings: Sequence[str], rows: Iterable[Sequence[Any]], spare: Sequence[str] = ()) -> None:

@@ -181,8 +181,9 @@ class Inventory:
         """The container whose network namespace is this one."""
         for container in self.containers.values():
             origin = container.record.origin
-            owner = container.live and container.record.spec.network_mode in ("bridge", "none")
-            if owner and origin.inode == inode and origin.device == device:
+            if origin.inode != inode or origin.device != device or not container.live:
+                continue
+            if container.record.spec.network_mode in ("bridge", "none"):
                 return container
         return None
 

@@ -353,7 +353,9 @@ class Network:
 
     def with_prefix(self, address: str) -> str:
         """`172.17.0.2/16` for an address of this network."""
-        pool = self.pool_of(ip_address(address))
+        version = 6 if ":" in address else 4
+        pools = [pool for pool in self.pools if pool.plan.subnet.version == version]
+        pool = pools[0] if len(pools) == 1 else self.pool_of(ip_address(address))
         return f"{address}/{pool.plan.subnet.prefixlen}" if pool is not None else address
 
     def gateway_for(self, address: str | None) -> str | None:

@@ -32,6 +32,8 @@ from vswitch.ports.tap import KIND_PACKET, KIND_TAP, Tap
 
 log = logging.getLogger(__name__)
 
+REMEMBERED = 1 << 16  # addresses whose last MAC is known; beyond, all are forgotten
+
 
 class Wiring:
     """What connects descriptors with the dataplane."""
@@ -40,6 +42,7 @@ class Wiring:
         self._parts = parts
         self._publishing = publishing
         self._resolving = resolving
+        self._macs: dict[tuple[str, bytes], bytes] = {}  # of an address on a network, as last told
 
     async def connect(
         self,
@@ -71,15 +74,29 @@ class Wiring:
         return port
 
     def announce(self, port: Port) -> None:
-        """Tell the network who has the port's addresses now; where containers are kept apart, nobody asks."""
+        """Tell the network who has the port's addresses now, if somebody else had them, whom others may remember.
+
+        Each announcement goes to all members, so that a thousand newcomers would cost half a million copies. Where
+        containers are kept apart, nobody asks.
+        """
         if port.network.shape.isolated:
             return
         for address, mac in self._addresses(port):
+            if self._told(port.network.record.id, address.packed, mac):
+                continue
             if isinstance(address, IPv4Address):
                 frame = gratuitous_arp(mac, address)
             else:
                 frame = unsolicited_advertisement(mac, address)
             self._parts.datapath.inject(frame, network=port.network.index, except_port=port.index)
+
+    def _told(self, network: str, address: bytes, mac: bytes) -> bool:
+        """Whether nobody can remember another MAC for an address; this one is the last from now on."""
+        if len(self._macs) >= REMEMBERED:
+            self._macs.clear()
+        former = self._macs.get((network, address), mac)
+        self._macs[network, address] = mac
+        return former == mac
 
     async def disconnect(self, port: Port, *, keep_interface: bool = False) -> None:
         """Take the port out of the dataplane and give its descriptor up, whatever fails on the way."""
