@@ -215,6 +215,20 @@ async def test_who_attaches_while_a_network_changes_gets_it_as_it_will_be(tmp_pa
 
 
 @simulated
+async def test_a_container_gets_a_resolver_with_its_first_network_that_has_names(tmp_path):
+    async with Box(tmp_path) as box:
+        for name in ("mute", "deaf"):
+            await box.switch.create_network(NetworkSpec(name=name, dns=False))
+            await box.attach(name, AttachmentSpec(network=name))
+        resolvers = {c.name: c for c in box.switch._parts.inventory.containers.values()}
+        assert [resolvers[name].nameserver for name in ("mute", "deaf")] == [None, None]
+        await box.switch.connect("default", "mute", AttachmentSpec())
+        assert resolvers["mute"].nameserver == "127.0.0.11" and resolvers["deaf"].nameserver is None
+        await box.switch.update_network("deaf", NetworkUpdate(dns=True))
+        assert resolvers["deaf"].nameserver == "127.0.0.11"
+
+
+@simulated
 async def test_events_tell_who_joined_and_left(tmp_path):
     async with Box(tmp_path) as box:
         await box.switch.create_network(BLUE)

@@ -25,6 +25,7 @@ from vswitch.control.difference import (
     SetAdvertising,
     SetIsolated,
     SetMtu,
+    SetResolving,
     SettleContainers,
     SetWayOut,
     network_actions,
@@ -141,6 +142,8 @@ class Changing:
                     await self._end_flows(network)
             case SetAdvertising():
                 await self._segments.tell_advertising(network)
+            case SetResolving(resolving=resolving) if resolving.names:
+                await self._listen(network)
             case SettleContainers():
                 await self._settle_containers(network, job)
 
@@ -161,6 +164,13 @@ class Changing:
         """Those that are open would go on, since a flow is asked about policy once."""
         rows = await self._parts.datapath.flows()
         await self._parts.datapath.kill_flows([(r.number, r.generation) for r in rows if r.network == network.index])
+
+    async def _listen(self, network: Network) -> None:
+        """Containers that had no names so far ask at their own loopback from now on."""
+        for container in self._parts.inventory.on_network(network):
+            async with container.lock:
+                if container.record.state == "running":
+                    await self._resolving.listen(container, origin=container.record.origin)
 
     async def _settle_containers(self, network: Network, job: Job) -> None:
         places = asyncio.Semaphore(AT_ONCE)

@@ -23,6 +23,7 @@ from vswitch.control.inventory import Container
 from vswitch.control.jobs import Job, quietly
 from vswitch.control.networks import Network
 from vswitch.control.records import ContainerRecord, EndpointRecord, encode
+from vswitch.control.resolving import Resolver
 from vswitch.control.segments import Segments
 from vswitch.control.settling import Settling
 from vswitch.control.store import Change, Put
@@ -35,11 +36,20 @@ log = logging.getLogger(__name__)
 class Joining:
     """Endpoints' comings and goings."""
 
-    def __init__(self, parts: Parts, wiring: Wiring, segments: Segments, leasing: HostServices, settling: Settling):
+    def __init__(
+        self,
+        parts: Parts,
+        wiring: Wiring,
+        segments: Segments,
+        leasing: HostServices,
+        resolving: Resolver,
+        settling: Settling,
+    ):
         self._parts = parts
         self._wiring = wiring
         self._segments = segments
         self._leasing = leasing
+        self._resolving = resolving
         self._settling = settling
 
     async def connect(self, container: Container, wish: AttachmentSpec, job: Job) -> None:
@@ -83,6 +93,8 @@ class Joining:
         endpoint.unsettled = True
         await self._store(joined, self._segments.stored_cursors(network))
         ports = await self._settling.settle(container, joined.endpoints, job, undo)
+        if await self._resolving.listen(container, origin=container.record.origin):  # where no network had names
+            undo.callback(self._resolving.silence, container)
         endpoint.unsettled = False
         await self._store(joined)
         for port in ports:

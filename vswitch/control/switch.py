@@ -153,7 +153,7 @@ class Switch(Tables):
         self._settling = Settling(parts, self._wiring, self._publishing)
         self._changing = Changing(parts, self._segments, self._leasing, resolving, self._settling)
         self._default = DefaultNetwork(parts, self._segments, self._changing)
-        self._joining = Joining(parts, self._wiring, self._segments, self._leasing, self._settling)
+        self._joining = Joining(parts, self._wiring, self._segments, self._leasing, resolving, self._settling)
         self._known_routes = overlaps.Routes([])
         self._addresses_told = asyncio.Lock()  # so that an older list never follows a newer one
         self._happenings = Happenings(parts, self._ending, self._jobs)
