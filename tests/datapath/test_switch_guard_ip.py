@@ -113,6 +113,14 @@ def test_an_ipv6_packet_from_anybody_else_dies(yard, src):
     yard.dies(ipv6(to, me, src, B6, FRAGMENT, b"\x11\0\0\x08" + bytes(12)), "ip_spoof")
 
 
+@pytest.mark.parametrize("kind", [133, 134, 135, 136, 137])
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_neighbour_discovery_that_is_too_short_to_be_any_is_a_packet_like_others(yard, kind, length):
+    message = bytes([kind, 0, 0, 0, 0, 0, 0])[:length]
+    yard.dies(ipv6(ALL_NODES, yard.a.mac, B6, "ff02::1", ICMPV6, message, hop_limit=255), "ip_spoof")
+    yard.passes(ipv6(ALL_NODES, yard.a.mac, A6, "ff02::1", ICMPV6, message, hop_limit=255))
+
+
 def test_ones_own_addresses_all_pass(yard):
     me, to = yard.a.mac, yard.b.mac
     for src in (A4, SECOND4):

@@ -85,7 +85,7 @@ def test_no_port_gets_anothers_address_and_the_store_knows_what_the_engine_knows
         assert (outcome.reply is None) == isinstance(outcome.drop, Drop)
         if outcome.reply is not None:
             assert len(outcome.reply) <= 1280 - 48 + 17 * 28 * 8
-            for _, _, given_out, _ in Answer(outcome).associations:
+            for _, _, given_out, _ in Answer(outcome, transaction=payload[1:4]).associations:
                 granted = {address for address, (_, valid_s) in given_out.items() if valid_s}
                 assert granted <= ({str(port.address)} if port.address else set())
         assert {lease.address: lease.row() for lease in server.leases()} == store.rows

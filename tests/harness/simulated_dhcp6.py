@@ -67,12 +67,12 @@ def options(data: bytes) -> list[tuple[int, bytes]]:
 class Answer:
     """A server's message, taken apart."""
 
-    def __init__(self, outcome: Outcome, server: bytes = SERVER):
+    def __init__(self, outcome: Outcome, server: bytes = SERVER, transaction: bytes = TRANSACTION):
         assert outcome.reply is not None, outcome
         self.kind, self.transaction = outcome.reply[0], outcome.reply[1:4]
         self.all = options(outcome.reply[4:])
         self.options = dict(self.all)
-        assert self.transaction == TRANSACTION and self.options[SERVERID] == server
+        assert self.transaction == transaction and self.options[SERVERID] == server
         status = self.options.get(STATUS)
         self.status = None if status is None else int.from_bytes(status[:2], "big")
 

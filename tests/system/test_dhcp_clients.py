@@ -4,6 +4,8 @@ and IPv6."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 from pathlib import Path
@@ -103,9 +105,12 @@ class Client:
         return path.read_text()[-3000:] if path.exists() else ""
 
     def close(self) -> None:
+        """Ends it, with whatever it has started in the container."""
+        pids = subprocess.run(["ip", "netns", "pids", self.container.name], capture_output=True, text=True, check=True)
+        for pid in pids.stdout.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
         for process in self.processes:
-            if process.poll() is None:
-                process.kill()
             process.wait()
 
     # ---- each client's own words

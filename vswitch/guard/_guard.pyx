@@ -78,7 +78,7 @@ cdef Drop guard_ipv6(Switch *sw, Network *network, Port *port, const Frame *fram
     if protocol == UDP and l4 and l4 + 4 <= frame.length and (
             read16(frame.data + l4) == DHCPV6_SERVER or read16(frame.data + l4 + 2) == DHCPV6_CLIENT):
         return Drop.ROGUE_DHCPV6
-    if l4 == IPV6_END and protocol == ICMPV6 and l4 < frame.length and ROUTER_SOLICITATION <= frame.data[l4] <= REDIRECT:
+    if l4 == IPV6_END and protocol == ICMPV6 and frame.length >= IPV6_END + 8 and ROUTER_SOLICITATION <= frame.data[l4] <= REDIRECT:
         return Drop.FORWARDED
     if not port.holds & HOLDS_IPV6 or is_own(sw, port, source):
         return Drop.FORWARDED
