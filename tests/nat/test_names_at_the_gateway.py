@@ -111,11 +111,12 @@ def test_what_is_no_whole_datagram_does_not_reach_control(way):
 
 def test_a_flood_is_dropped_at_its_port_and_takes_neither_others_questions_nor_its_own_dhcp(way):
     a, b = way.container(), way.container("172.17.0.3", "fd00::3")
-    burst = limits()["dns_burst"]
+    burst, punted = limits()["dns_burst"], 0
     for _ in range(burst + 30):
         a.send(datagram(a, QUESTION, 53), frames.vnet())
         way.switch.step()
-    assert a.drops == {"punt_rate": 30} and len(way.switch.punts()) == burst
+        punted += len(way.switch.punts())
+    assert a.drops == {"punt_rate": 30} and punted == burst
     b.send(frames.udp(GATEWAY, b.mac, "172.17.0.3", GATEWAY4, QUESTION, sport=4000, dport=53), frames.vnet())
     a.send(frames.dhcp(a.mac), frames.vnet())
     way.switch.step()
@@ -125,6 +126,21 @@ def test_a_flood_is_dropped_at_its_port_and_takes_neither_others_questions_nor_i
         a.send(datagram(a, QUESTION, 53), frames.vnet())
     way.switch.step()
     assert len(way.switch.punts()) == limits()["dns_per_s"] // 1000
+
+
+def test_what_control_has_not_read_yet_is_bounded_for_each_port(way):
+    a, b = way.container(), way.container("172.17.0.3", "fd00::3")
+    waiting = limits()["dns_waiting"]
+    for _ in range(waiting + 30):
+        a.send(datagram(a, QUESTION, 53), frames.vnet())
+        way.switch.step()
+    b.send(frames.udp(GATEWAY, b.mac, "172.17.0.3", GATEWAY4, QUESTION, sport=4000, dport=53), frames.vnet())
+    way.switch.step()
+    assert a.drops == {"punt_rate": 30}
+    assert [punt.port for punt in way.switch.punts()] == [a.index] * waiting + [b.index]
+    a.send(datagram(a, QUESTION, 53), frames.vnet())
+    way.switch.step()
+    assert len(way.switch.punts()) == 1
 
 
 # ---- connections
