@@ -26,6 +26,7 @@ cdef enum:
     PUNT_PER_S = 10         # and per second after that
     DNS_BURST = 512         # the same for names, which are everyday business
     DNS_PER_S = 10000
+    DNS_WAITING = 128       # of a port's that wait for control: so many cost others behind them some milliseconds
     CLAIMS_PER_PORT = 16    # IPv6 addresses that a container may make itself: a stable and seven temporary ones, in two prefixes (RFC 8981)
     AUTOCONF_PREFIXES = 8   # of a network
     HOLDS_IPV4 = 1          # Port.holds
@@ -78,6 +79,8 @@ cdef struct Port:
     uint64_t punt_at_ns     # when they were last topped up
     uint32_t dns_tokens     # the same for questions about names
     uint64_t dns_at_ns
+    uint64_t dns_mark       # where the last of them ends on the punt ring
+    uint32_t dns_waiting    # how many it put there since control had read them all
     Share share             # of the flows, descriptors and buffers that translation has
     Counters counters
 

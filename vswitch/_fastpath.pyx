@@ -38,7 +38,7 @@ from vswitch.arp._neighbours cimport neighbours_close, neighbours_open
 from vswitch.bridge._fdb cimport NOBODY, fdb_close, fdb_expire, fdb_find, fdb_key, fdb_learn, fdb_open
 from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
-    add_relaxed, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
+    add_relaxed, load_acquire, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
 )
 from vswitch.datapath._waiting cimport EVENTS, FRAME_WORK, clock_ns, epoll_event, note_turn, wait_for_events, waiting_in_thread
 from vswitch.gateway._answers cimport REPLY_BYTES, Query, answer_arp, answer_ipv4, answer_ipv6, answer_nd
@@ -657,7 +657,9 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
     if frame.length > PUNT_BYTES or frame.vnet.gso_type or (kind == PUNT_DHCP and frame.data[ETHERNET + 6] & 0x20):
         drop(sw, port, frame, Drop.PUNT_OVERSIZED)
         return
-    if not (may_punt(sw, &port.dns_tokens, &port.dns_at_ns, DNS_BURST, DNS_PER_S) if kind == PUNT_DNS
+    if kind == PUNT_DNS and load_acquire(&sw.punt.head) >= port.dns_mark:
+        port.dns_waiting = 0
+    if not (port.dns_waiting < DNS_WAITING and may_punt(sw, &port.dns_tokens, &port.dns_at_ns, DNS_BURST, DNS_PER_S) if kind == PUNT_DNS
             else may_punt(sw, &port.punt_tokens, &port.punt_at_ns, PUNT_BURST, PUNT_PER_S)):
         drop(sw, port, frame, Drop.PUNT_RATE)
         return
@@ -672,6 +674,8 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
     header.kind = kind
     memcpy(<uint8_t *>header + sizeof(PuntHeader), finished(sw, frame), frame.length)
     ring_commit(&sw.punt, sizeof(PuntHeader) + frame.length)
+    if kind == PUNT_DNS:
+        port.dns_mark, port.dns_waiting = sw.punt.tail, port.dns_waiting + 1
     add_relaxed(&port.counters.punted, 1)
     if port.captured_by:
         capture(sw, port, frame, DIRECTION_IN, Drop.FORWARDED)
@@ -885,6 +889,6 @@ def limits() -> dict:
     return {
         "ports": MAX_PORTS, "networks": MAX_NETWORKS, "captures": MAX_SESSIONS, "burst_frames": BURST_FRAMES,
         "turn_cost_bytes": TURN_COST, "copy_cost_bytes": COPY_COST, "frame_bytes": FRAME_BYTES, "punt_bytes": PUNT_BYTES,
-        "punt_burst": PUNT_BURST, "punt_per_s": PUNT_PER_S, "dns_burst": DNS_BURST, "dns_per_s": DNS_PER_S,
+        "punt_burst": PUNT_BURST, "punt_per_s": PUNT_PER_S, "dns_burst": DNS_BURST, "dns_per_s": DNS_PER_S, "dns_waiting": DNS_WAITING,
         "snapshot_rows": SNAPSHOT_ROWS, "claims_per_port": CLAIMS_PER_PORT,
     }
