@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from living_switch import LivingSwitch, Namespace, eventually
+from unconfined import copy_of
 
 pytestmark = pytest.mark.root
 
@@ -21,8 +22,9 @@ mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/l
 mount -t tmpfs none /etc/systemd/network
 printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=yes\\nIPv6AcceptRA=yes\\n[DHCPv4]\\nSendRelease=yes\\nUseMTU=yes\\n' \
     >/etc/systemd/network/10-eth0.network
-mount --bind /sys /sys && mount -o remount,ro,bind /sys   # no udev to wait for
-chown -R systemd-network /run/systemd
+mount -t sysfs -o ro sysfs /sys   # with this namespace's eth0
+mkdir -p /run/udev/data && echo I:1 >/run/udev/data/n$(cat /sys/class/net/eth0/ifindex)   # as if udev had been there
+chown -R systemd-network: /run/systemd   # with its group: systemd 255 takes no other
 exec /lib/systemd/systemd-networkd
 """
 
@@ -119,7 +121,7 @@ class Client:
         files = [f"-{flag}f" for flag in "lps"]
         places = [str(self.scratch / f"leases{version}"), str(self.scratch / f"pid{version}"), str(self.script)]
         paired = [word for pair in zip(files, places, strict=True) for word in pair]
-        self.begin("dhclient", f"-{version}", *paired, *options, "eth0")
+        self.begin(copy_of("dhclient", self.scratch), f"-{version}", *paired, *options, "eth0")
 
     def udhcpc(self) -> subprocess.Popen:
         return self.begin("busybox", "udhcpc", "-i", "eth0", "-f", "-R", "-s", str(self.script))
