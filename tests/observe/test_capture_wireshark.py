@@ -16,13 +16,11 @@ import time
 import pytest
 from frames_for_capture import CSUM_OFFSET, TCP, UDP, csum_start, offloaded
 from pcapng_reader import packets
+from wireshark import BAD, BAD_SUM, CHECKED
 
 from vswitch.observe.capture import CaptureWriter, Endpoint
 from vswitch.observe.outputs import Stream
 
-CHECKED = [part for layer in ("ip", "tcp", "udp") for part in ("-o", f"{layer}.check_checksum:TRUE")]
-BAD_SUM = " || ".join(f"{layer}.checksum.status == 0" for layer in ("ip", "tcp", "udp", "icmpv6"))
-BAD = f"_ws.malformed || _ws.short || {BAD_SUM}"
 ENDPOINTS = {
     1: Endpoint("web/eth0", b"\2\x42\xac\x11\0\2", ("172.17.0.2/16", "fd00::2/64"), "network blue"),
     2: Endpoint("db/eth0", b"\2\x42\xac\x11\0\3", ("172.17.0.3/16",)),
