@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mini_containers import AS_ORDINARY, ORDINARY_UID, Containers
+from mini_containers import AS_ORDINARY, Containers
 
 
 def _containers(prefix: list[str]) -> Iterator[Containers]:
@@ -18,10 +18,10 @@ def _containers(prefix: list[str]) -> Iterator[Containers]:
     if prefix:
         probe = subprocess.run(
             [*prefix, sys.executable, "-c", "import vswitch.container._linux, vswitch.model"],
-            env=containers.environment(), capture_output=True, text=True,
+            env=containers.environment(), capture_output=True,
         )  # fmt: skip
         if probe.returncode:
-            pytest.skip(f"this checkout cannot be read by uid {ORDINARY_UID}: {probe.stderr.strip()[-200:]}")
+            containers.show_source()
     yield containers
     containers.close()
     shutil.rmtree(folder)

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from visible import made_visible
+
 ROOT = Path(__file__).resolve().parents[2]
-MINI_RUN = str(Path(__file__).with_name("mini_run.py"))
+MINI_RUN = "tests/container/mini_run.py"
 ORDINARY_UID = 12345
 AS_ORDINARY = ["setpriv", f"--reuid={ORDINARY_UID}", f"--regid={ORDINARY_UID}", "--clear-groups"]
 DEADLINE_S = 10.0
@@ -60,12 +62,17 @@ class Containers:
 
     def __init__(self, folder: Path, prefix: list[str]) -> None:
         self.folder, self.prefix = folder, prefix
+        self.enter, self.source, self.python = [], ROOT, sys.executable
         self.rootless = bool(prefix)
         self._started: list[subprocess.Popen] = []
         self._count = 0
 
     def command(self, *command: str, **options: object) -> list[str]:
-        return [*self.prefix, sys.executable, MINI_RUN, json.dumps(options), *command]
+        return [*self.enter, *self.prefix, self.python, f"{self.source}/{MINI_RUN}", json.dumps(options), *command]
+
+    def show_source(self) -> None:
+        """From now on checkout and environment are seen from our folder."""
+        self.enter, self.source, self.python = made_visible(self.folder)
 
     def run(self, *command: str, popen: dict | None = None, **options: object) -> subprocess.CompletedProcess:
         """Run to the end."""
@@ -112,7 +119,7 @@ class Containers:
             return ""
 
     def environment(self) -> dict[str, str]:
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(self.source), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {**os.environ, "PYTHONPATH": ":".join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def path(self, name: str) -> str:

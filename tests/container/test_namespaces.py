@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -170,7 +169,7 @@ OPEN_AS_SOMEBODY = (
 
 
 def _open(containers: Containers, prefix: list[str], what: object) -> object:
-    command = [*prefix, sys.executable, "-c", OPEN_AS_SOMEBODY, str(what)]
+    command = [*containers.enter, *prefix, containers.python, "-c", OPEN_AS_SOMEBODY, str(what)]
     return json.loads(subprocess.check_output(command, env=containers.environment()))
 
 

@@ -12,11 +12,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from patience import eventually
+from visible import made_visible
 
 from vswitch.control.api.client import Client, ClientError
 
@@ -300,10 +302,14 @@ def test_check_says_what_the_way_out_may_do(daemon: Daemon):
 
 
 @pytest.mark.root
-def test_check_names_the_sysctls_that_a_user_lacks(tmp_path):
+def test_check_names_the_sysctls_that_a_user_lacks():
     stranger = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all"]
-    command = ["unshare", "--net", *stranger, sys.executable, "-m", "vswitch.daemon.main", "--check"]
-    said = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/").stdout
+    with tempfile.TemporaryDirectory(prefix="vswitch-check-") as folder:
+        os.chmod(folder, 0o755)
+        enter, source, python = made_visible(Path(folder))
+        command = [*enter, "unshare", "--net", *stranger, python, "-m", "vswitch.daemon.main", "--check"]
+        environment = os.environ | {"PYTHONPATH": str(source)}
+        said = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", env=environment).stdout
     assert "--  ping: containers cannot ping outwards; allow it with `sysctl net.ipv4.ping_group_range=" in said
     assert "--  published ports: from 1024 on; `sysctl net.ipv4.ip_unprivileged_port_start=80`" in said
 
