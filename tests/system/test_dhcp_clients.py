@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from living_switch import LivingSwitch, Namespace, eventually
+from unconfined import copy_of
 
 pytestmark = pytest.mark.root
 
@@ -114,7 +115,7 @@ class Client:
         files = [f"-{flag}f" for flag in "lps"]
         places = [str(self.scratch / f"leases{version}"), str(self.scratch / f"pid{version}"), str(self.script)]
         paired = [word for pair in zip(files, places, strict=True) for word in pair]
-        self.begin("dhclient", f"-{version}", *paired, *options, "eth0")
+        self.begin(copy_of("dhclient", self.scratch), f"-{version}", *paired, *options, "eth0")
 
     def udhcpc(self) -> subprocess.Popen:
         return self.begin("busybox", "udhcpc", "-i", "eth0", "-f", "-R", "-s", str(self.script))

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from living_switch import LivingSwitch, eventually
+from unconfined import copy_of
 
 pytestmark = pytest.mark.root
 
@@ -126,9 +127,10 @@ def test_a_dhcp_client_gets_the_address_that_is_its_own(switch: LivingSwitch, cl
     if client == "udhcpc":
         got = a.run("busybox", "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-s", "/bin/true").stdout
     else:
+        dhclient = copy_of("dhclient", tmp_path)
         files = ["-lf", str(tmp_path / "leases"), "-pf", str(tmp_path / "pid"), "-sf", "/bin/true"]
-        got = a.run("dhclient", "-4", "-1", "-v", *files, "eth0").stdout
-        a.run("dhclient", "-4", "-x", *files, "eth0", check=False)
+        got = a.run(dhclient, "-4", "-1", "-v", *files, "eth0").stdout
+        a.run(dhclient, "-4", "-x", *files, "eth0", check=False)
     assert address in got, got
     assert [(row["address"], row["container"], row["state"]) for row in switch.json("lease")] == [
         (address, "a", "bound")
