@@ -20,8 +20,9 @@ mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/l
 mount -t tmpfs none /etc/systemd/network
 printf '[Match]\\nName=eth0\\n[Network]\\nDHCP=yes\\nIPv6AcceptRA=yes\\n[DHCPv4]\\nSendRelease=yes\\nUseMTU=yes\\n' \
     >/etc/systemd/network/10-eth0.network
-mount --bind /sys /sys && mount -o remount,ro,bind /sys   # no udev to wait for
-chown -R systemd-network /run/systemd
+mount -t sysfs -o ro sysfs /sys   # with this namespace's eth0
+mkdir -p /run/udev/data && echo I:1 >/run/udev/data/n$(cat /sys/class/net/eth0/ifindex)   # as if udev had been there
+chown -R systemd-network: /run/systemd   # with its group: systemd 255 takes no other
 exec /lib/systemd/systemd-networkd
 """
 
