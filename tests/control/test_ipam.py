@@ -104,7 +104,7 @@ def test_a_full_pool_of_65_000_is_as_quick_as_an_empty_one():
     started = time.perf_counter()
     for _ in range(2_000):
         large.release(large.allocate("x"))
-    assert time.perf_counter() - started < 1.0
+    assert time.perf_counter() - started < 15, "20 ms; to look through all gaps each time takes minutes"
     assert pool("10.0.0.0/8").allocate("x") == IPv4Address("10.0.0.2")
     assert pool("fc00::/7", gateway="fd00::1").allocate("x") == IPv6Address("fc00::1")
 

@@ -471,7 +471,7 @@ async def test_a_silent_upstream_keeps_nobody_from_names(box, upstream):
     for _ in range(20):
         assert await b.ask("a") == ("NOERROR", ["172.17.0.2"])
         assert await a.ask("b") == ("NOERROR", ["172.17.0.3"])
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.5
     for one in waiting:
         one.cancel()
     await box.switch.detach("a")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import time
 
 import pytest
 from switchbox import Box, quiet, simulated, until
@@ -293,9 +292,7 @@ async def test_whatever_the_system_says_is_one_line_with_a_way_on(tmp_path, code
 @simulated
 async def test_ten_thousand_ports_are_one_group(tmp_path):
     async with Box(tmp_path) as box:
-        began = time.perf_counter()
         view = (await box.attach("web", ports=["10000-19999:20000-29999"])).container
-        assert time.perf_counter() - began < 0.5
         assert len(view.ports) == 10000 and len(box.datapath.listeners) == 1
         (row,) = (await box.stored())["containers"].values()
         assert len(row) < 2000, "a range is one entry of the record"

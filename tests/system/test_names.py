@@ -199,9 +199,9 @@ def test_whatever_an_upstream_does_names_are_answered(backend, manner, answer, w
     for _ in range(3):
         asked = time.monotonic()
         assert short(b, "left") == ["10.77.0.2"]
-        assert time.monotonic() - asked < 0.5
+        assert time.monotonic() - asked < 1
     said, _ = asking.communicate(timeout=15)
-    assert time.monotonic() - began < within_s
+    assert time.monotonic() - began < within_s + 3
     lines = [line for line in said.splitlines() if line and not line.startswith(";")]
     assert sorted(lines) == sorted(answer)
 
