@@ -98,6 +98,8 @@ class MemorySwitch:
             host.close()
         for fd in self.spare_fds:
             os.close(fd)
+        # Hosts and switch know each other: until the collector came, hundreds of MiB of address space would stay, and fork() fail
+        del self.plane
 
     def step(self, *, after_s: float = 0) -> int:
         """Lets time pass, then the switch work until nothing is left to do."""
