@@ -98,7 +98,7 @@ class MemorySwitch:
             host.close()
         for fd in self.spare_fds:
             os.close(fd)
-        # Hosts and switch know each other: until the collector came, hundreds of MiB of address space would stay, and fork() fail
+        # Hosts and switch know each other: its tables would stay until the collector comes, and fork() fail
         del self.plane
 
     def step(self, *, after_s: float = 0) -> int:

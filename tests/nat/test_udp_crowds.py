@@ -13,10 +13,12 @@ from memory_switch import GATEWAY
 from own_namespace import in_own_namespace, ip
 from way_out import GATEWAY4, INSIDE4, WayOut, datagram, heard, loopback
 
+from vswitch._fastpath import limits
 from vswitch.nat.listeners import open_listeners
 
 DATA = bytes(number % 251 for number in range(60_000))
-ENDS_PER_TURN = 256
+ENDS_PER_TURN, SOCKET_COST = 256, 65536
+TURN = limits()["turn_cost_bytes"]
 
 
 @pytest.fixture
@@ -57,6 +59,18 @@ def test_who_leaves_with_many_flows_leaves_none_behind_and_others_have_their_tur
     assert way_out.switch.totals["wakeups"] - before["wakeups"] >= 1000 // ENDS_PER_TURN
     assert (way_out.switch.totals["flows"], way_out.switch.totals["descriptors"]) == (0, 0)
     way_out.close()
+
+
+def test_who_sends_from_ever_new_ports_delays_a_neighbour_by_a_dozen_sockets(way_out):
+    flooder, neighbour = way_out.container(), way_out.container("172.17.0.3", "fd00::3")
+    with loopback() as server:
+        port = server.getsockname()[1]
+        for sport in range(30_000, 30_060):
+            flooder.send(datagram(flooder, b"flood", port, sport=sport))
+        neighbour.send(frames.udp(GATEWAY, neighbour.mac, "172.17.0.3", GATEWAY4, b"me", sport=4000, dport=port))
+        way_out.switch.step()
+        heard_there = [server.recvfrom(10)[0] for _ in range(61)]
+    assert heard_there.index(b"me") <= TURN // SOCKET_COST + 1
 
 
 def test_a_super_frame_with_a_priority_tag_leaves_as_its_datagrams(way_out):

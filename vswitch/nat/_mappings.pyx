@@ -29,6 +29,7 @@ from vswitch.nat._sockets cimport EPOLL_CTL_ADD, EPOLLIN, epoll_ctl, epoll_event
 from vswitch.nat._udp cimport MAX_MAPPINGS, udp_of
 
 cdef enum:
+    SOCKET_COST = 65536     # of one that is opened, and of another that is closed for it, as TURN_COST counts: twelve of them are a port's turn
     UDP = 17
     DNS = 53
 
@@ -173,6 +174,7 @@ cdef bint open_socket(Switch *sw, Port *port, const Packet *packet, const Flow *
     cdef uint16_t wire_id = <uint16_t>(number ^ sw.nat.conntrack.seed >> 16)
     cdef int fd, error
     cdef epoll_event event
+    port.credit -= SOCKET_COST
     if packet.protocol == UDP:
         fd = open_udp(&sw.networks[port.network].way_out, packet.ipv6, sw.nat.gro)
     else:
