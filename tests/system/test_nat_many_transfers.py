@@ -70,4 +70,5 @@ def test_every_byte_of_a_thousand_transfers_arrives_once(switch: LivingSwitch, c
         assert line["whole"] if line["ended"] == "end" else line["resets"], line
     assert sum(line["ended"] == "broken" for line in lines) > TRANSFERS // 5
     eventually(lambda: switch.json("flow", "ls") == [], "every flow to be forgotten")
-    eventually(lambda: len(os.listdir(descriptors)) == before, "every descriptor to be given back")
+    # fewer where the client that made the container was not quite gone when they were counted
+    eventually(lambda: len(os.listdir(descriptors)) <= before, "every descriptor to be given back")
