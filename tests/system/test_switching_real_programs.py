@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from living_switch import LivingSwitch, eventually
@@ -121,6 +122,11 @@ def test_a_container_that_takes_anothers_mac_is_silenced(switch: LivingSwitch):
     b.run("ping", "-c", "1", "-W", "2", "172.17.0.1")
 
 
+def pid_in(file: Path) -> int:
+    """The process id that a daemon has written, 0 while it has not."""
+    return int(file.read_text() or 0) if file.exists() else 0
+
+
 @pytest.mark.parametrize("client", ["udhcpc", "dhclient"])
 def test_a_dhcp_client_gets_the_address_that_is_its_own(switch: LivingSwitch, client: str, tmp_path):
     a = switch.container("a")
@@ -132,7 +138,8 @@ def test_a_dhcp_client_gets_the_address_that_is_its_own(switch: LivingSwitch, cl
         dhclient = copy_of("dhclient", tmp_path)
         files = ["-lf", str(tmp_path / "leases"), "-pf", str(tmp_path / "pid"), "-sf", "/bin/true"]
         got = a.run(dhclient, "-4", "-1", "-v", *files, "eth0").stdout
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)  # -x of a copy ends nothing
+        pid = eventually(lambda: pid_in(tmp_path / "pid"), "the daemon, whose parent is gone, to write its pid")
+        os.kill(pid, signal.SIGTERM)  # -x of a copy ends nothing
     assert address in got, got
     assert [(row["address"], row["container"], row["state"]) for row in switch.json("lease")] == [
         (address, "a", "bound")
