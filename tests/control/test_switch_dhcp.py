@@ -14,7 +14,7 @@ from switchbox import Box, quiet, simulated, until
 
 from vswitch.control.addresses import LeasableAddresses
 from vswitch.control.ipam import AddressPool
-from vswitch.control.leases import _decoded, _stored
+from vswitch.control.leasing4 import Leasing4
 from vswitch.control.subnets import plan_subnet
 from vswitch.datapath.plane import Punt
 from vswitch.model import AttachmentSpec, NetworkSpec, Refused, SubnetSpec
@@ -225,8 +225,8 @@ def test_a_lease_is_read_back_as_it_was_stored(expires_at):
         False,
     )
     network = SimpleNamespace(record=SimpleNamespace(id="n"))
-    (change,) = _stored(network, [Put(lease)])
-    assert change.key == "n/10.0.0.7" and Lease.from_row(_decoded(change.document)) == lease
+    (change,) = Leasing4._stored(network, [Put(lease)])
+    assert change.key == "n/10.0.0.7" and Lease.from_row(Leasing4._decoded(change.document)) == lease
 
 
 def test_the_engine_and_the_containers_share_one_judge_of_addresses():

@@ -66,37 +66,19 @@ def open_pid(pid: int, *, to_enter: bool = True) -> PidNamespaces:
     """The network namespace of a process, the user namespace to enter first, and a pidfd. Refused where it cannot be
     entered, unless that is not wanted.
     """
-    pidfd = _open_pidfd(pid)
-    try:
-        netns_fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        if to_enter:
+    pidfd, netns_fd = _opened(pid, "net")
+    if to_enter:
+        try:
             _checked(netns_fd, f"process {pid}")
-        if pid_ended(pidfd):
-            os.close(netns_fd)
-            raise Refused(f"process {pid} has ended", 404)
-    except OSError as error:
-        os.close(pidfd)
-        raise _cannot_open(f"process {pid}", error) from error
-    except Refused:
-        os.close(pidfd)
-        raise
+        except Refused:
+            os.close(pidfd)
+            raise
     return PidNamespaces(netns_fd, owner_userns(netns_fd), pidfd)
 
 
 def open_process(pid: int) -> tuple[int, int | None]:
     """A pidfd, and the user namespace the process is in, where that is not ours; the caller closes both."""
-    pidfd = _open_pidfd(pid)
-    try:
-        userns = os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-        if pid_ended(pidfd):
-            os.close(userns)
-            raise Refused(f"process {pid} has ended", 404)
-    except OSError as error:
-        os.close(pidfd)
-        raise _cannot_open(f"process {pid}", error) from error
-    except Refused:
-        os.close(pidfd)
-        raise
+    pidfd, userns = _opened(pid, "user")
     if not _is_own_userns(userns):
         return pidfd, userns
     os.close(userns)
@@ -111,11 +93,21 @@ def in_our_network(pid: int) -> bool:
         return False
 
 
-def _open_pidfd(pid: int) -> int:
+def _opened(pid: int, kind: str) -> tuple[int, int]:
+    """A process's pidfd and one of its namespaces. Looked at again afterwards: a pid may pass to another process."""
+    pidfd = None
     try:
-        return os.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)
+        namespace = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     except (OSError, OverflowError) as error:
+        if pidfd is not None:
+            os.close(pidfd)
         raise _cannot_open(f"process {pid}", error) from error
+    if pid_ended(pidfd):
+        os.close(pidfd)
+        os.close(namespace)
+        raise Refused(f"process {pid} has ended", 404)
+    return pidfd, namespace
 
 
 def _cannot_open(what: str, error: Exception) -> Refused:

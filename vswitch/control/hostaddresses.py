@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from vswitch.control.netlink import attributes, drain, listed, listening
+from vswitch.control.netlink import Listener, attributes, listed
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +28,29 @@ class HostAddresses:
 
     def __init__(self) -> None:
         self.current: list[bytes] = []
-        self._socket: socket.socket | None = None
+        self._listener: Listener | None = None
         self._changed: Callable[[list[bytes]], None] = lambda addresses: None
         self._reading: asyncio.Handle | None = None
 
     def follow(self, changed: Callable[[list[bytes]], None]) -> None:
         """Read the list now, and tell `changed` every later one that differs. OSError where there is no netlink."""
         self._changed = changed
-        self._socket = listening(RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR)
-        asyncio.get_running_loop().add_reader(self._socket, self._stirred)
+        self._listener = Listener(RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR, self._stirred)
         self.current = read_addresses()
 
     def close(self) -> None:
         """Follow no more."""
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
 
     def _stirred(self) -> None:
         """Something changed: take all that has been said, then read once."""
-        assert self._socket is not None
-        drain(self._socket)
+        assert self._listener is not None
+        self._listener.drain()
         if self._reading is None:
             self._reading = asyncio.get_running_loop().call_soon(self._read)
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 
-from vswitch.control.netlink import attributes, drain, listed, listening
+from vswitch.control.netlink import Listener, attributes, listed
 from vswitch.control.subnets import Subnet
 
 log = logging.getLogger(__name__)
@@ -42,35 +42,34 @@ class HostRoutes:
     """What follows them."""
 
     def __init__(self) -> None:
-        self._socket: socket.socket | None = None
+        self._listener: Listener | None = None
         self._changed: Callable[[list[Subnet]], None] = lambda routes: None
         self._reading: asyncio.Task | None = None
 
     def follow(self, changed: Callable[[list[Subnet]], None]) -> None:
         """Tell `changed` the list whenever something about it has changed. OSError where there is no netlink."""
         self._changed = changed
-        self._socket = listening(RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE)
-        asyncio.get_running_loop().add_reader(self._socket, self._stirred)
+        self._listener = Listener(RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE, self._stirred)
 
     def close(self) -> None:
         """Follow no more."""
-        if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket)
-            self._socket.close()
-            self._socket = None
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
 
     def _stirred(self) -> None:
         """Something changed: read in a moment, and until then listen to no more of it."""
-        asyncio.get_running_loop().remove_reader(self._socket)
+        assert self._listener is not None
+        self._listener.pause()
         self._reading = asyncio.ensure_future(self._read())
 
     async def _read(self) -> None:
         await asyncio.sleep(DELAY_S)
-        assert self._socket is not None
-        drain(self._socket)
+        assert self._listener is not None
+        self._listener.drain()
         began = time.perf_counter()
         try:
             self._changed(await asyncio.to_thread(read_routes))
@@ -78,7 +77,7 @@ class HostRoutes:
             log.warning("the host's routes cannot be read, so they count as they were: %s", problem)
         await asyncio.sleep((time.perf_counter() - began) * PAUSE)
         self._reading = None
-        asyncio.get_running_loop().add_reader(self._socket, self._stirred)
+        self._listener.resume()
 
 
 def read_routes() -> list[Subnet]:

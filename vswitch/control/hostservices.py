@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a network does for its hosts' configuration: DHCPv4 (leases.py), DHCPv6 (leases6.py), router advertisements
+"""What a network does for its hosts' configuration: DHCPv4 (leasing4.py), DHCPv6 (leasing6.py), router advertisements
 (routers.py).
 
 One object for the rooms that tell them of networks and endpoints, and the one receiver of what crosses the punt ring.
@@ -13,8 +13,8 @@ from typing import Any
 
 from vswitch.control.edges import Parts
 from vswitch.control.keeping import Questions
-from vswitch.control.leases import Leasing
-from vswitch.control.leases6 import Leasing6
+from vswitch.control.leasing4 import Leasing4
+from vswitch.control.leasing6 import Leasing6
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
 from vswitch.control.routers import Routers
@@ -29,7 +29,7 @@ class HostServices:
     def __init__(self, parts: Parts):
         self._parts = parts
         self._questions = Questions()
-        self._leasing = Leasing(parts, self._questions)
+        self._leasing = Leasing4(parts, self._questions)
         self._leasing6 = Leasing6(parts, self._questions)
         self._routers = Routers(parts, self._questions)
         self.drops, self.network_drops = self._questions.drops, self._questions.network_drops

@@ -7,10 +7,11 @@ some when there are too many (ENOBUFS), and a list is right whatever was missed.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 log = logging.getLogger(__name__)
 
@@ -23,27 +24,43 @@ ANSWER_TIMEOUT_S = 2.0  # the kernel answers within send(); this only keeps a bu
 ATTEMPTS = 5  # at a list that changes while it is read
 
 
-def listening(groups: int) -> socket.socket:
-    """A socket that becomes readable whenever something of `groups` (RTMGRP_…) changes. OSError without netlink."""
-    kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-    netlink = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
-    try:
-        netlink.bind((0, groups))
-    except OSError:
-        netlink.close()
-        raise
-    return netlink
+class Listener:
+    """Calls back on the running event loop whenever something of `groups` (RTMGRP_…) changes; what exactly, nobody
+    reads. OSError where there is no netlink."""
 
-
-def drain(netlink: socket.socket) -> None:
-    """Take all that has been said."""
-    while True:
+    def __init__(self, groups: int, stirred: Callable[[], None]):
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._stirred = stirred
         try:
-            netlink.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as problem:  # ENOBUFS: some was lost, which changes nothing
-            log.debug("netlink: %s", problem)
+            self._socket.bind((0, groups))
+        except OSError:
+            self._socket.close()
+            raise
+        self.resume()
+
+    def resume(self) -> None:
+        """Call back again."""
+        asyncio.get_running_loop().add_reader(self._socket, self._stirred)
+
+    def pause(self) -> None:
+        """Call back no more; what happens meanwhile is told at the next resume()."""
+        asyncio.get_running_loop().remove_reader(self._socket)
+
+    def drain(self) -> None:
+        """Take all that has been said."""
+        while True:
+            try:
+                self._socket.recv(RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as problem:  # ENOBUFS: some was lost, which changes nothing
+                log.debug("netlink: %s", problem)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.pause()
+        self._socket.close()
 
 
 def listed(question: int, answer: int, body: bytes) -> list[bytes]:

@@ -226,27 +226,24 @@ cdef class Dataplane(Outside):
 
     def post_network_mtu(self, uint16_t index, uint32_t mtu):
         """Changes the longest packet that a network carries (bytes, IP header on)."""
+        if not 68 <= mtu <= 65535:
+            raise ValueError("no valid MTU")
+        return self.tell_network(OP_NETWORK_MTU, index, mtu)
+
+    cdef tell_network(self, int op, uint16_t index, uint32_t value):
         cdef Command command = blank()
-        if index not in self.networks or not 68 <= mtu <= 65535:
-            raise ValueError("no such network, or no valid MTU")
-        command.op, command.index, command.value = OP_NETWORK_MTU, index, mtu
+        if index not in self.networks:
+            raise ValueError("no such network")
+        command.op, command.index, command.value = op, index, value
         return self.post(&command)
 
     def post_network_isolated(self, uint16_t index, bint isolated):
         """Whether a network's ports speak with its gateway only."""
-        cdef Command command = blank()
-        if index not in self.networks:
-            raise ValueError("no such network")
-        command.op, command.index, command.value = OP_NETWORK_ISOLATED, index, isolated
-        return self.post(&command)
+        return self.tell_network(OP_NETWORK_ISOLATED, index, isolated)
 
     def post_network_router(self, uint16_t index, bint on):
         """Whether router solicitations and DHCPv6 questions go to control; prefixes for autoconfiguration are forgotten."""
-        cdef Command command = blank()
-        if index not in self.networks:
-            raise ValueError("no such network")
-        command.op, command.index, command.value = OP_NETWORK_ROUTER, index, on
-        return self.post(&command)
+        return self.tell_network(OP_NETWORK_ROUTER, index, on)
 
     def post_network_prefix(self, uint16_t index, bytes prefix not None):
         """A further /64 (its 8 bytes) in which containers may make themselves addresses; AUTOCONF_PREFIXES at most."""
@@ -259,11 +256,7 @@ cdef class Dataplane(Outside):
 
     def post_network_dns(self, uint16_t index, bint served):
         """Whether control answers port 53 of a network's gateway: UDP by punts, TCP by EVENT_SERVICE."""
-        cdef Command command = blank()
-        if index not in self.networks:
-            raise ValueError("no such network")
-        command.op, command.index, command.value = OP_NETWORK_DNS, index, served
-        return self.post(&command)
+        return self.tell_network(OP_NETWORK_DNS, index, served)
 
     def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,
                       bint guard=True, addresses=(), bint shared=True):
