@@ -6,6 +6,7 @@ and everything else goes to upstreams, of whom real sockets on the loopback play
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import time
@@ -20,9 +21,10 @@ from switchbox import Box, quiet, simulated, until
 
 from vswitch.control import flights
 from vswitch.control.host_twins import MemoryResolvers
-from vswitch.control.resolving import READS
+from vswitch.control.resolving import READS, REST_S
 from vswitch.datapath.plane import Connection, Punt
 from vswitch.dns.engine import BURST
+from vswitch.dns.stream import frame
 from vswitch.model import AttachmentSpec, NetworkSpec, NetworkUpdate, Refused
 
 BLUE, GREEN = AttachmentSpec(network="blue"), AttachmentSpec(network="green")
@@ -498,6 +500,39 @@ async def test_a_container_that_floods_is_not_read_and_others_are_answered(tmp_p
         await quiet(box)
         a.close()
         b.close()
+
+
+@simulated
+async def test_without_descriptors_a_client_waits_and_the_loop_does_not_spin(tmp_path, monkeypatch):
+    async with Box(tmp_path) as box:
+        await box.attach("a")
+        client = Client(box, "a")
+        ears = box.switch._resolving._ears[box.switch.container("a").id]
+        exhausted = Exhausted(ears.tcp)
+        monkeypatch.setattr(ears, "tcp", exhausted)
+        reader, writer = await asyncio.open_connection(*client.tcp)
+        began = time.monotonic()
+        await until(lambda: exhausted.asked >= 5, "the client to knock again and again")
+        assert exhausted.asked <= 2 + (time.monotonic() - began) / REST_S
+        monkeypatch.setattr(ears, "tcp", exhausted.real)
+        writer.write(frame(query("a")))
+        assert await asyncio.wait_for(reader.readexactly(2), 5)
+        writer.close()
+        client.close()
+
+
+class Exhausted:
+    """A listener of a process that has no descriptors left."""
+
+    def __init__(self, real: socket.socket):
+        self.real, self.asked = real, 0
+
+    def accept(self) -> None:
+        self.asked += 1
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def fileno(self) -> int:
+        return self.real.fileno()
 
 
 def test_the_twin_of_resolv_conf_tells_of_changes():

@@ -8,7 +8,8 @@
 
 The engine's actions are done at once and in order; one timer serves it. Of a socket READS datagrams are taken per turn
 of the loop, so that a container that floods delays others by that, and one that asks faster than the engine allows is
-not read at all for REST_S: the kernel drops then, and nobody pays for it. Connections are streams.py's business.
+not read at all for REST_S: the kernel drops then, and nobody pays for it. Nor is a listener heard for so long when the
+switch is out of descriptors: its clients stay in the kernel's queue. Connections are streams.py's business.
 
 The sockets keep their container's namespace alive: `silence` closes them the moment it has ended, before anything
 else of it is taken down. Where port 53 is taken in a container, only the gateway answers it, and the log says so.
@@ -21,7 +22,7 @@ import logging
 import os
 import socket
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Any
 
@@ -56,7 +57,7 @@ class Ears:
         self.inward = inward
         self.udp = socket.socket(fileno=udp)
         self.tcp = socket.socket(fileno=tcp)
-        self.resting: asyncio.TimerHandle | None = None
+        self.resting: dict[socket.socket, asyncio.TimerHandle] = {}
         self.closed = False
 
 
@@ -163,8 +164,8 @@ class Resolver:
         del self._ears[ears.container.record.id]
         ears.closed = True
         loop = asyncio.get_running_loop()
-        if ears.resting is not None:
-            ears.resting.cancel()
+        for resting in ears.resting.values():
+            resting.cancel()
         if ears.inward is not None:
             ears.inward.close_all()
         for one in (ears.udp, ears.tcp):
@@ -187,17 +188,17 @@ class Resolver:
             if ears.closed:
                 return
             if _dropped(actions) is Drop.RATE:
-                self._rest(ears)
+                self._rest(ears, ears.udp, self._datagrams)
                 return
 
-    def _rest(self, ears: Ears) -> None:
+    def _rest(self, ears: Ears, one: socket.socket, listen: Callable[[Ears], None]) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(ears.udp.fileno())
-        ears.resting = loop.call_later(REST_S, self._wake, ears)
+        loop.remove_reader(one.fileno())
+        ears.resting[one] = loop.call_later(REST_S, self._wake, ears, one, listen)
 
-    def _wake(self, ears: Ears) -> None:
-        ears.resting = None
-        asyncio.get_running_loop().add_reader(ears.udp.fileno(), self._datagrams, ears)
+    def _wake(self, ears: Ears, one: socket.socket, listen: Callable[[Ears], None]) -> None:
+        del ears.resting[one]
+        asyncio.get_running_loop().add_reader(one.fileno(), listen, ears)
 
     def on_punt(self, punt: Any) -> None:
         """A question at the gateway over UDP; never raises, whatever its bytes."""
@@ -218,7 +219,11 @@ class Resolver:
         for _ in range(READS):
             try:
                 made, _ = ears.tcp.accept()
-            except OSError:
+            except BlockingIOError:
+                return
+            except OSError as problem:
+                log.debug("a DNS client of %s waits: %s", ears.container.name, problem)
+                self._rest(ears, ears.tcp, self._accept)
                 return
             made.setblocking(False)
             self._streams.admit(ears.container.record.id, made)
@@ -344,7 +349,5 @@ def _dropped(actions: list[Action]) -> Drop | None:
 
 def serves_domain(container: Container) -> bool:
     """Whether a container publishes port 53, and so has a name server of its own that wants it on all its addresses."""
-    return any(
-        asked.container_port <= DOMAIN < asked.container_port + asked.count
-        for asked in (port.asked for port in container.record.ports)
-    )
+    ports = (port.asked for port in container.record.ports)
+    return any(port.container_port <= DOMAIN < port.container_port + port.count for port in ports)
