@@ -61,6 +61,19 @@ def first_line(*argv: str) -> str | None:
     return " ".join(said.splitlines()[0].split()) if said else None
 
 
+def ticks() -> tuple[int, int]:
+    """Of all processors since boot: (stolen by other virtual machines, altogether), proc_stat(5)."""
+    with open("/proc/stat") as lines:
+        times = [int(word) for word in lines.readline().split()[1:9]]
+    return times[7], sum(times)
+
+
+def stolen_since(before: tuple[int, int]) -> float:
+    """Which part of the processors' time others took, 0 to 1. More than a little, and the figures are theirs too."""
+    (stolen, time), (stolen_before, time_before) = ticks(), before
+    return (stolen - stolen_before) / max(1, time - time_before)
+
+
 def describe() -> dict:
     """Everything about the machine that a figure depends on."""
     return {
@@ -73,4 +86,5 @@ def describe() -> dict:
         "iperf3": first_line("iperf3", "--version"),
         "gcc": first_line("gcc", "--version"),
         "load_before": os.getloadavg()[0],
+        "ticks_before": ticks(),
     }

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.columns import COLUMNS, MANY_PORTS, MEMORY, Row
+from benchmarks.machine import stolen_since
 from benchmarks.samples import Samples
 
 MIB = 2**20
@@ -37,7 +38,8 @@ def header(machine: dict, settings: dict) -> list[str]:
         f"{machine['date']}: {machine['cores']} cores of {machine['cpu']}, {memory_gib:.0f} GiB, "
         f"Linux {machine['kernel']}",
         f"Python {machine['python']}; {machine['iperf3']}; {machine['gcc']}; "
-        f"round trips by {settings['round_trip_tool']}; load before {machine['load_before']:.2f}",
+        f"round trips by {settings['round_trip_tool']}; load before {machine['load_before']:.2f}, "
+        f"{machine['stolen']:.1%} of the processors stolen by other machines meanwhile",
         f"{settings['seconds']:g} s a run, medians of {settings['rounds']} rounds "
         f"({settings['packet_rounds']} for packets), subjects in turn within each",
         *([f"frames that eth0's queue holds: {queues}"] if queues else []),
@@ -103,10 +105,12 @@ def column_help(columns: dict = COLUMNS, memory: dict = MEMORY) -> str:
     )
 
 
-def publish(lines: list[str], document: dict, json_to: str | None) -> None:
+def publish(machine: dict, settings: dict, lines: list[str], results: dict, json_to: str | None) -> None:
     """The text to stdout, or to stderr where the JSON document takes stdout (`--json -`)."""
-    print("\n".join(lines), file=sys.stderr if json_to == "-" else sys.stdout)
+    machine = {**machine, "stolen": stolen_since(machine["ticks_before"])}
+    print("\n".join([*header(machine, settings), *lines]), file=sys.stderr if json_to == "-" else sys.stdout)
+    document = json.dumps({"machine": machine, "settings": settings, **results}, indent=1, ensure_ascii=False)
     if json_to == "-":
-        print(json.dumps(document, indent=1, ensure_ascii=False))
+        print(document)
     elif json_to:
-        Path(json_to).write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        Path(json_to).write_text(document + "\n")

@@ -10,7 +10,7 @@ from benchmarks.control.crowd import Crowd
 from benchmarks.control.lives import lives
 from benchmarks.control.names import FLOODERS, names
 from benchmarks.machine import describe, first_line, require_programs
-from benchmarks.report import header, publish
+from benchmarks.report import publish
 from benchmarks.rounds import say
 from benchmarks.sandbox import Sandbox
 from benchmarks.sections.section import running
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
             if not options.no_names:
                 sections["names"] = names(sandbox, subject, settings["seconds"], settings["rounds"])
             sections["lives"] = lives(subject, settings["rounds"])
-    document = {"machine": machine, "settings": settings, **{key: one.as_json() for key, one in sections.items()}}
     lines = [line for section in sections.values() for line in section.text()]
-    publish([*header(machine, settings), settings["dnsmasq"] or "", *lines], document, options.json)
+    results = {key: one.as_json() for key, one in sections.items()}
+    publish(machine, settings, [settings["dnsmasq"] or "", *lines], results, options.json)
     return 0

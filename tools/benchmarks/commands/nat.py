@@ -14,7 +14,7 @@ from benchmarks.nat.flood import flood
 from benchmarks.nat.idle import idle_flows
 from benchmarks.nat.nat_run import SUBJECTS, NatRun
 from benchmarks.nat.port_range import port_range
-from benchmarks.report import column_help, header, publish
+from benchmarks.report import column_help, publish
 from benchmarks.round_trip import tool
 from benchmarks.sandbox import Sandbox
 
@@ -132,6 +132,5 @@ def run(options: argparse.Namespace) -> int:
             if make:
                 length = settings["seconds"], settings["rounds"]
                 done.measure_section(name, partial(make, sandbox, *length))
-    document = {"machine": machine, "settings": settings, **done.as_json()}
-    publish([*header(machine, settings), *done.text()], document, options.json)
+    publish(machine, settings, done.text(), done.as_json(), options.json)
     return 0 if done.complete() else 1

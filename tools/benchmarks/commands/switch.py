@@ -7,7 +7,7 @@ import argparse
 
 from benchmarks.columns import packet_rounds
 from benchmarks.machine import Refused, describe, require_programs
-from benchmarks.report import column_help, header, publish
+from benchmarks.report import column_help, publish
 from benchmarks.round_trip import tool
 from benchmarks.sandbox import Sandbox
 from benchmarks.switch_run import SECTIONS, SUBJECTS, SwitchRun
@@ -132,6 +132,5 @@ def run(options: argparse.Namespace) -> int:
         if not options.no_table:
             done.measure_table()
         done.measure_sections(wanted)
-    document = {"machine": machine, "settings": settings, **done.as_json()}
-    publish([*header(machine, settings), *done.text()], document, options.json)
+    publish(machine, settings, done.text(), done.as_json(), options.json)
     return 0 if done.complete() else 1
