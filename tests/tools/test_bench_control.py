@@ -60,5 +60,6 @@ def test_a_smoke_run_measures_everything_and_leaves_nothing_behind(tmp_path):
         "vswitch, 127.0.0.11", "vswitch, gateway", "dnsmasq, loopback", "dnsmasq, veth", "upstream itself", "targets"
     }
     assert all(place["p50"]["runs"] for name, place in found["names"].items() if "," in name)
+    assert all(found["beside"][pair]["tcp"]["runs"] for pair in ("raw loop, dnsmasq", "vswitch, its resolver"))
     assert len(found["lives"]["attach_s"]) == len(found["lives"]["detach_s"]) == 30
     assert not list(Path("/run/netns").glob("vsb*"))

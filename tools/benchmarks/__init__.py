@@ -13,6 +13,7 @@
     columns, targets, report      the table, the ratios below it, the JSON document
     sections/      what options add: one GIL hog, floods, a capture, many ports
     nat/           `tools/bench nat`: its subjects, columns, targets, sections
+    control/       `tools/bench control`: a crowd of containers, their names, dnsmasq beside
 
 A column is measured for all subjects in turn before the next column, and the round begins with another
 subject each time, so that a machine that slows down or speeds up does so for all alike.

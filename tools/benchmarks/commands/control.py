@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.commands.switch import run_length, whole
+from benchmarks.control.beside import beside
 from benchmarks.control.crowd import Crowd
 from benchmarks.control.lives import lives
-from benchmarks.control.names import FLOODERS, names
+from benchmarks.control.names import FLOODERS, Dnsmasq, names
 from benchmarks.machine import describe, first_line, require_programs
 from benchmarks.report import publish
 from benchmarks.rounds import say
@@ -22,7 +23,8 @@ DESCRIPTION = f"""\
 Attaches containers to one network of a vswitch by its API, one after the other, and asks for their names with
 dnsperf, from a container, at 127.0.0.11 and at the gateway; in the same run and in turn dnsmasq with the same
 names, over loopback and over a veth pair. Then an upstream with a name nobody has asked for yet each time, by
-itself and through each of them. Everything runs in namespaces of its own; nothing is left behind.
+itself and through each of them. Then bulk TCP between two containers while a third asks, in turn with the raw
+loop beside the same questions to dnsmasq. Everything runs in namespaces of its own; nothing is left behind.
 
 columns:
   p50, p99 ms     latency of local names at 5000 questions a second
@@ -69,7 +71,7 @@ def settle(options: argparse.Namespace) -> dict:
 
 def run(options: argparse.Namespace) -> int:
     """0; exceptions where vswitch could not be measured."""
-    require_programs("ip", *([] if options.no_names else ["dnsperf", "dnsmasq"]))
+    require_programs("ip", *([] if options.no_names else ["dnsperf", "dnsmasq", "iperf3", "gcc"]))
     settings, machine = settle(options), describe()
     with Sandbox() as sandbox:
         subject = Crowd(sandbox, ports=settings["containers"])
@@ -77,7 +79,11 @@ def run(options: argparse.Namespace) -> int:
         with running(subject):
             sections = {}
             if not options.no_names:
-                sections["names"] = names(sandbox, subject, settings["seconds"], settings["rounds"])
+                dnsmasq = Dnsmasq(sandbox, subject.host)
+                dnsmasq.start(subject)
+                length = settings["seconds"], settings["rounds"]
+                sections["names"] = names(sandbox, subject, dnsmasq, *length)
+                sections["beside"] = beside(sandbox, subject, dnsmasq, *length)
             sections["lives"] = lives(subject, settings["rounds"])
     lines = [line for section in sections.values() for line in section.text()]
     results = {key: one.as_json() for key, one in sections.items()}

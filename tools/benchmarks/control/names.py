@@ -51,7 +51,11 @@ class Dnsmasq:
     def __init__(self, sandbox: Sandbox, host: str):
         self.sandbox, self.host = sandbox, host
 
-    def start(self, addresses: dict[str, str]) -> None:
+    def start(self, crowd: Crowd) -> None:
+        """It knows the names of all; `local` has a question about each."""
+        addresses = {crowd.name_of(number): one.address for number, one in enumerate(crowd.containers)}
+        self.local = self.sandbox.scratch / "local-names"
+        self.local.write_text("".join(f"{name} A\n" for name in addresses))
         self.home, self.far = self.sandbox.add_namespaces("dnsmasq", "dnsmasq-far")
         self.sandbox.ip_batch(
             [
@@ -123,13 +127,8 @@ def measurements(sandbox: Sandbox, seconds: float, rounds: int, local: Path, for
     ]
 
 
-def names(sandbox: Sandbox, subject: Crowd, seconds: float, rounds: int) -> Section:
-    """The crowd is there."""
-    addresses = {subject.name_of(number): one.address for number, one in enumerate(subject.containers)}
-    dnsmasq = Dnsmasq(sandbox, subject.host)
-    dnsmasq.start(addresses)
-    local = sandbox.scratch / "local-names"
-    local.write_text("".join(f"{name} A\n" for name in addresses))
+def names(sandbox: Sandbox, subject: Crowd, dnsmasq: Dnsmasq, seconds: float, rounds: int) -> Section:
+    """The crowd is there, and dnsmasq knows it."""
     numbers = iter(range(1_000_000_000))
 
     def foreign() -> Path:
@@ -144,10 +143,10 @@ def names(sandbox: Sandbox, subject: Crowd, seconds: float, rounds: int) -> Sect
     own, gateway = Place("vswitch, 127.0.0.11", inside, "127.0.0.11"), Place("vswitch, gateway", inside, GATEWAY)
     peer, far = Place("dnsmasq, loopback", [dnsmasq.home], "127.0.0.1"), Place("dnsmasq, veth", [dnsmasq.far], FAR)
     places = [own, gateway, peer, far]
-    rounds_of = measurements(sandbox, seconds, rounds, local, foreign)
+    rounds_of = measurements(sandbox, seconds, rounds, dnsmasq.local, foreign)
     interleave(places, rounds_of[:2])
     interleave([*places, direct], rounds_of[2:])
-    section = Section(f"{len(addresses)} names, dnsperf at {QPS} q/s ({FORWARDED_QPS} q/s where forwarded)")
+    section = Section(f"{len(subject.containers)} names, dnsperf at {QPS} q/s ({FORWARDED_QPS} q/s where forwarded)")
     section.lines = table([*places, direct])
     for place in (own, gateway):
         section.verdicts.append(Verdict(f"{place.name}: p99", place.samples["p99"].median(), P99_MS, False, " ms"))
