@@ -6,7 +6,7 @@ from __future__ import annotations
 import dns.flags
 import dns.rcode
 import pytest
-from simulated_dns import HOME, PUBLIC, Site, drops, packed, query, read, replies, said, texts
+from simulated_dns import HOME, PUBLIC, Site, drops, packed, query, read, replies, said, sends, texts
 
 from vswitch.dns import engine as engines
 from vswitch.dns.action import Send
@@ -256,3 +256,23 @@ def test_questions_that_dnspython_must_read_cost_more():
     got = [bool(replies(site.ask(odd if n % 2 else signed))) for n in range(300)]
     assert got == [True] * 196 + [False] * 104
     assert replies(site.ask(query("web"), "db"))
+
+
+def test_what_a_server_on_our_own_networks_says_counts_for_the_asker_alone():
+    site = Site(upstreams=("172.18.0.3", PUBLIC))
+    first, second = sends(site.ask(query("example.com"))) + sends(site.ask(query("example.com"), "db"))
+    assert (first.container, second.container) == ("web", "db")
+    assert texts(read(replies(site.hear(first, said(first.data, "300 A 192.0.2.66")))[0])) == ["192.0.2.66"]
+    assert texts(site.resolve("example.com")) == ["192.0.2.66"]
+    assert texts(read(replies(site.hear(second, said(second.data, "300 A 192.0.2.1")))[0])) == ["192.0.2.1"]
+    assert texts(site.resolve("example.com", container="db")) == ["192.0.2.1"]
+
+
+def test_a_server_on_our_own_networks_that_one_container_finds_silent_is_asked_first_by_the_others():
+    site = Site(upstreams=("172.18.0.3", PUBLIC))
+    site.ask(query("example.com"))
+    site.wait()
+    public = next(send for send in site.open.values() if send.server == PUBLIC)
+    assert replies(site.hear(public, said(public.data, "300 A 192.0.2.1")))
+    assert [send.server for send in sends(site.ask(query("example.org")))] == [PUBLIC]
+    assert [send.server for send in sends(site.ask(query("example.net"), "db"))] == ["172.18.0.3"]

@@ -10,7 +10,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
-from simulated_dns import PUBLIC, SECOND, Site, drops, query, read, replies, said, texts
+from simulated_dns import PUBLIC, SECOND, Site, drops, query, read, replies, said, sends, texts
 
 from vswitch.dns import forward
 from vswitch.dns.action import Arm, Close, Reply, Send
@@ -21,10 +21,6 @@ from vswitch.dns.engine import View
 UDP, TCP = Transport.UDP, Transport.TCP
 NAME = "www.example.com"
 ADDRESS = "300 A 192.0.2.1"
-
-
-def sends(actions) -> list[Send]:
-    return [action for action in actions if isinstance(action, Send)]
 
 
 def asked(site: Site, name: str = NAME, **how) -> Send:

@@ -15,7 +15,9 @@ The way of a question:
     view      a container of an internal network only: NXDOMAIN. One without upstreams: SERVFAIL
     RD=0      REFUSED: without recursion we know nothing of the world
     cache     what an upstream said and still holds
-    forward   everybody else's names; an answer that leads into our own networks is taken for a denial (rebinding)
+    forward   everybody else's names; an answer that leads into our own networks is taken for a denial (rebinding).
+              Where an upstream is on our own networks, the shell asks it from within the asker's namespace, in which he
+              can be whoever he likes: what comes of that is his alone, in the cache and in forward.py
 
 Limits: for each container a bucket of BURST questions that fills by RATE_PER_S; one that is forwarded
 costs FORWARD_COST more, one that isn't everyday RARE_COST. forward.py, cache.py and stream.py have theirs.
@@ -67,11 +69,12 @@ class View(NamedTuple):
 class _Seen:
     """A container as the engine holds it: its view, made ready for look-ups, and its budget."""
 
-    __slots__ = ("filled_at", "own", "sight", "site", "tokens", "view")
+    __slots__ = ("filled_at", "own", "servers", "sight", "site", "tokens", "view")
 
     def __init__(self, view: View, own: Scope, sight: Sight):
         self.view, self.own, self.sight = view, own, sight
         upstreams = view.upstreams or ()
+        self.servers = tuple(ip_address(server.partition("%")[0]).packed for server in upstreams)
         # Only if all are private: which of them a question reaches is chance
         self.site = bool(upstreams) and all(names.private(server) for server in upstreams)
         self.tokens, self.filled_at = BURST, float("-inf")
@@ -169,12 +172,13 @@ class Engine:
             return [Reply(asker, _denied(question, seen.sight))]
         if not question.flags & RD:
             return [Reply(asker, codec.refuse(question, codec.REFUSED))]
+        apart = asker.container if any(map(self.zone.owns, seen.servers)) else ""
         key = (
-            question.key, question.qtype, question.dnssec, question.flags & (AD | CD), upstreams
+            question.key, question.qtype, question.dnssec, question.flags & (AD | CD), upstreams, apart
         )
         if (kept := self.cache.get(key, now)) is not None:
             return [Reply(asker, answers.serve(kept[0], question, kept[1]))]
-        if not seen.pay(FORWARD_COST, now) or not self._forwarder.ask(key, asker, question, upstreams, now):
+        if not seen.pay(FORWARD_COST, now) or not self._forwarder.ask(key, asker, question, upstreams, now, apart):
             return self._outcome([Reply(asker, codec.refuse(question, codec.SERVFAIL))], now)
         return self._outcome([], now)
 
