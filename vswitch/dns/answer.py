@@ -2,7 +2,7 @@
 """An upstream's answer: checked, taken apart, kept as bytes, and made ready for one asker after another.
 
 `read` walks over all records once. Owner names and the names in the everyday types (CNAME, NS, PTR, SOA, MX) must
-be sound: labels of 63 bytes, 255 in all, and pointers that go backwards only, so that whoever reads the answer
+be sound: labels of 63 bytes, 255 in all, and a few pointers that go backwards only, so that whoever reads the answer
 after us meets no loop. An OPT is between the upstream and us (RFC 6891 §6.1.1) and taken off; where it isn't the
 last record rare.py builds the message anew, since other records' pointers would move.
 
@@ -42,6 +42,8 @@ HINTS = {4: 4, 6: 16}
 """ipv4hint and ipv6hint, and the octets of each address in them."""
 MAX_RECORDS = 1024
 """More are no answer that anyone reads, and the time to walk them is ours: 2 ms for so many."""
+MAX_POINTERS = 16
+"""In one name: servers write one or two. A thousand names at the end of one chain of thousands take seconds."""
 MAX_REBUILT_BYTES = 4096
 """What dnspython gets to build anew."""
 ANSWER, AUTHORITY, ADDITIONAL = 0, 1, 2
@@ -163,8 +165,8 @@ def _record(data: bytes, at: int, section: int) -> Record | None:
 
 
 def checked_name(data: bytes, at: int) -> int:
-    """Where a name that begins at `at` ends, 0 if it is malformed: too long, beyond the end, pointing forward."""
-    size, total, end, lowest = len(data), 1, 0, at
+    """Where a name that begins at `at` ends, 0 if it is malformed: too long, cut off, pointing forward or too often."""
+    size, total, end, lowest, pointers = len(data), 1, 0, at, 0
     while at < size:
         length = data[at]
         if not length:
@@ -179,7 +181,8 @@ def checked_name(data: bytes, at: int) -> int:
                 return 0
             end = end or at + 2
             at = (length & 0x3F) << 8 | data[at + 1]
-            if at >= lowest or at < 12:
+            pointers += 1
+            if at >= lowest or at < 12 or pointers > MAX_POINTERS:
                 return 0
             lowest = at
         else:
