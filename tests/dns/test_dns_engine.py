@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dns.edns
 import dns.flags
 import dns.rcode
 import pytest
@@ -245,6 +246,41 @@ def test_a_container_that_moves_sees_its_new_networks_at_once():
     assert site.resolve("lone").rcode() == dns.rcode.NXDOMAIN
     site.engine.see("web", View(("n2",), (PUBLIC,)))
     assert texts(site.resolve("lone")) == ["172.19.4.4"] and site.resolve("web").rcode() == dns.rcode.NXDOMAIN
+
+
+def questions_answered(site: Site, asked: bytes) -> int:
+    """Of a flood of the same question, from a full budget."""
+    site.now += 1
+    return sum(bool(replies(site.ask(asked))) for _ in range(int(engines.BURST) + 1))
+
+
+def test_a_question_costs_what_its_length_makes_of_it():
+    site = Site()
+    labels, options = "a." * 120 + "invalid", [dns.edns.GenericOption(65001, b"")] * 100
+    assert questions_answered(site, query("x.invalid")) == 10_000
+    assert questions_answered(site, query(labels)) < 1_000
+    assert questions_answered(site, query("x.invalid", edns=0, options=options)) < 500
+    assert replies(site.ask(query("web"), "db"))
+
+
+def test_a_long_answer_costs_what_its_length_makes_of_it():
+    site = Site(upstreams=(PUBLIC,))
+    (send,) = sends(site.ask(query("example.com", edns=0)))
+    site.hear(send, said(send.data, *(f"300 A 192.0.2.{n}" for n in range(1, 100))))
+    site.now += 1
+    assert len(texts(site.resolve("example.com", edns=0))) == 74
+    assert questions_answered(site, query("example.com", edns=0)) == 2_000
+
+
+def test_what_a_container_lets_its_upstreams_say_is_paid_for_before_its_next_question():
+    site = Site(upstreams=(PUBLIC,))
+    for name in ("a.example.com", "b.example.com"):
+        (send,) = sends(site.ask(query(name)))
+        for _ in range(6):
+            site.hear(send, bytes(65_535))
+    assert drops(site.ask(query("web"))) == [Drop.RATE] and replies(site.ask(query("web"), "db"))
+    site.now += 1
+    assert replies(site.ask(query("web")))
 
 
 def test_questions_that_dnspython_must_read_cost_more():

@@ -236,14 +236,13 @@ def _hints(rdata: bytes) -> Iterator[bytes]:
 
 def serve(answer: Answer, question: Question, age_s: int) -> bytes:
     """The answer as an asker gets it: his id, his question byte for byte, TTLs `age_s` less, within his limit."""
-    data = bytearray(answer.data)
-    data[12:answer.start] = question.section
-    if age_s:
-        for record in answer.records:
-            struct.pack_into("!I", data, record.ttl_at, max(0, record.ttl - age_s))
     tail = opt_record(question.dnssec) if question.edns else b""
     kept = _kept(answer, question.limit - len(tail))
-    del data[kept[-1].end if kept else answer.start:]
+    data = bytearray(answer.data[:kept[-1].end if kept else answer.start])
+    data[12:answer.start] = question.section
+    if age_s:
+        for record in kept:
+            struct.pack_into("!I", data, record.ttl_at, max(0, record.ttl - age_s))
     flags = QR | RA | question.flags & (RD | CD) | answer.flags & RCODE
     if answer.flags & AD and (question.flags & AD or question.dnssec):
         flags |= AD

@@ -20,7 +20,9 @@ The way of a question:
               can be whoever he likes: what comes of that is his alone, in the cache and in forward.py
 
 Limits: for each container a bucket of BURST questions that fills by RATE_PER_S; one that is forwarded
-costs FORWARD_COST more, one that isn't everyday RARE_COST. forward.py, cache.py and stream.py have theirs.
+costs FORWARD_COST more, one that isn't everyday RARE_COST. Long messages cost more too, for their names, options and
+records are looked at one by one: a question beforehand, answers afterwards, as debt. forward.py, cache.py and
+stream.py have theirs.
 """
 from __future__ import annotations
 
@@ -45,6 +47,12 @@ FORWARD_COST = 5.0
 """2,000 forwarded questions a second: each costs us sockets and the upstream work."""
 RARE_COST = 50.0
 """200 messages a second that are no everyday questions: dnspython reads them."""
+QUESTION_BYTES, QUESTION_STEP = 80, 16
+"""A question longer than that costs a token more for each step: one with 120 labels takes ten times as long."""
+ANSWER_STEP = 256
+"""So many bytes of an answer that leaves here cost a token."""
+UPSTREAM_BYTES, UPSTREAM_STEP = 512, 64
+"""An upstream's answer longer than that costs a token for each step: a thousand records take 2 ms."""
 
 LOOPBACK = {names.A: b"\x7f\0\0\1", names.AAAA: bytes(15) + b"\1"}
 LOOPBACK_REVERSE = frozenset(names.reverse_key(packed) for packed in LOOPBACK.values())
@@ -89,6 +97,10 @@ class _Seen:
         self.tokens -= tokens
         return True
 
+    def owe(self, tokens: float) -> None:
+        """What an answer cost: it is paid for before there is another. Nobody owes more than a second's worth."""
+        self.tokens = max(-BURST, self.tokens - tokens)
+
 
 class Engine:
     """Names, askers, what is kept and what is under way. `random` is SystemRandom but in tests."""
@@ -122,7 +134,7 @@ class Engine:
         seen = self._seen.get(asker.container)
         if seen is None:
             return [Dropped(Drop.STRANGER, asker.container)]
-        if not seen.pay(1.0, now):
+        if not seen.pay(1.0 + max(0, len(data) - QUESTION_BYTES) // QUESTION_STEP, now):
             return [Dropped(Drop.RATE, asker.container)]
         question = codec.read(data, asker.transport, rare_too=False)
         if question is None:
@@ -138,9 +150,9 @@ class Engine:
         if question.rcode:
             return [Reply(asker, codec.refuse(question, question.rcode))]
         entries = find(seen.sight, question.key)
-        if entries:
-            return [Reply(asker, _known(question, entries))]
-        if (reply := self._ours(question, seen)) is not None:
+        reply = _known(question, entries) if entries else self._ours(question, seen)
+        if reply is not None:
+            seen.owe(len(reply) // ANSWER_STEP)
             return [Reply(asker, reply)]
         return self._elsewhere(question, asker, seen, now)
 
@@ -177,13 +189,17 @@ class Engine:
             question.key, question.qtype, question.dnssec, question.flags & (AD | CD), upstreams, apart
         )
         if (kept := self.cache.get(key, now)) is not None:
-            return [Reply(asker, answers.serve(kept[0], question, kept[1]))]
+            reply = answers.serve(kept[0], question, kept[1])
+            seen.owe(len(reply) // ANSWER_STEP)
+            return [Reply(asker, reply)]
         if not seen.pay(FORWARD_COST, now) or not self._forwarder.ask(key, asker, question, upstreams, now, apart):
             return self._outcome([Reply(asker, codec.refuse(question, codec.SERVFAIL))], now)
         return self._outcome([], now)
 
     def heard(self, data: bytes, flight: int, server: str, now: float) -> list[Action]:
         """Bytes from an upstream over a flight's socket (over TCP: one message); never raises."""
+        if len(data) > UPSTREAM_BYTES and (seen := self._seen.get(self._forwarder.asker_of(flight))) is not None:
+            seen.owe((len(data) - UPSTREAM_BYTES) // UPSTREAM_STEP)
         self._forwarder.heard(data, flight, server, now)
         return self._outcome([], now)
 

@@ -150,6 +150,11 @@ class Forwarder:
         """Questions of a container that wait."""
         return len(self._pending.get(container, ()))
 
+    def asker_of(self, number: int) -> str:
+        """The container on whose behalf a flight is under way; none has the name "" that stands for nobody."""
+        flight = self._flights.get(number)
+        return "" if flight is None else flight.exchange.container
+
     def ask(
         self, key: Hashable, asker: Asker, question: Question, servers: Sequence[str], now: float, apart: str = ""
     ) -> bool:
