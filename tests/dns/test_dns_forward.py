@@ -255,7 +255,9 @@ def broken_answers(data: bytes) -> dict[str, bytes]:
     plain = before[:10] + b"\0\0" + before[12:]
     text = owner + 12  # where a text would stand: pointers, each to the one before it
     chain = b"\xc0\x0c" + b"".join((0xC000 | text + 2 * n).to_bytes(2, "big") for n in range(15))
+    host_identity = b"\xc0\x0c\0\x37\0\1\0\0\0\1\0\x07\1\2\0\1xy\0"
     return {
+        "an OPT before a record of names that nobody checked": head[:10] + b"\0\2" + body + host_identity,
         "a pointer to itself": before + bytes([0xC0, owner]) + record[2:] + behind,
         "a pointer forward": before + bytes([0xC0, owner + 4]) + record[2:] + behind,
         "a pointer into the header": before + b"\xc0\x04" + record[2:] + behind,

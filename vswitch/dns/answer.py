@@ -34,9 +34,11 @@ from vswitch.dns.codec import (
     opt_record,
 )
 
-CNAME, MX = 5, 15
+CNAME, MX, TXT = 5, 15, 16
 _NAME_AT = {names.NS: 0, CNAME: 0, names.PTR: 0, names.SOA: 0, MX: 2}
 _LENGTH = {names.A: 4, names.AAAA: 16}
+REBUILT = frozenset({*_NAME_AT, *_LENGTH, TXT})
+"""What dnspython gets to build anew: records without names, and those whose names were checked here."""
 SERVICE_BINDINGS = frozenset({64, 65})
 HINTS = {4: 4, 6: 16}
 """ipv4hint and ipv6hint, and the octets of each address in them."""
@@ -45,7 +47,7 @@ MAX_RECORDS = 1024
 MAX_POINTERS = 16
 """In one name: servers write one or two. A thousand names at the end of one chain of thousands take seconds."""
 MAX_REBUILT_BYTES = 4096
-"""What dnspython gets to build anew."""
+"""The longest answer of these."""
 ANSWER, AUTHORITY, ADDITIONAL = 0, 1, 2
 
 
@@ -134,9 +136,9 @@ def read(data: bytes, section_bytes: int, qtype: int) -> Answer | None:
         plain = bytearray(data[:opt])
         struct.pack_into("!H", plain, 10, counts[ADDITIONAL] - 1)
         return _answer(bytes(plain), flags, start, found, extended, qtype)
-    if len(data) > MAX_REBUILT_BYTES:
+    if len(data) > MAX_REBUILT_BYTES or any(record.rtype not in REBUILT for record in found):
         return None
-    from vswitch.dns import rare  # see codec.read
+    from vswitch.dns import rare  # which imports this
 
     rebuilt = rare.without_opt(data)
     return None if rebuilt is None else read(rebuilt, section_bytes, qtype)

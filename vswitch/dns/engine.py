@@ -46,7 +46,7 @@ RATE_PER_S, BURST = 10_000.0, 10_000.0
 FORWARD_COST = 5.0
 """2,000 forwarded questions a second: each costs us sockets and the upstream work."""
 RARE_COST = 50.0
-"""200 messages a second that are no everyday questions: dnspython reads them."""
+"""200 messages a second that are no everyday questions."""
 QUESTION_BYTES, QUESTION_STEP = 80, 16
 """A question longer than that costs a token more for each step: one with 120 labels takes ten times as long."""
 ANSWER_STEP = 256
