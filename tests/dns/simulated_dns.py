@@ -147,5 +147,9 @@ def replies(actions: list[Action]) -> list[bytes]:
     return [action.data for action in actions if isinstance(action, Reply)]
 
 
+def sends(actions: list[Action]) -> list[Send]:
+    return [action for action in actions if isinstance(action, Send)]
+
+
 def drops(actions: list[Action]) -> list:
     return [action.reason for action in actions if isinstance(action, Dropped)]

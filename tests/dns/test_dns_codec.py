@@ -133,6 +133,15 @@ def test_records_that_mean_nothing_in_a_question_are_ignored():
         assert isinstance(question, Question) and question.edns and question.limit == 1232 and question.key == WEB[:5]
 
 
+def test_names_in_records_that_mean_nothing_are_not_followed():
+    chain = b"\xc0\x0c" + b"".join((0xC000 | 42 + 2 * n).to_bytes(2, "big") for n in range(400))
+    host_identity = b"\0\0\x37\0\1\0\0\0\0" + (6 + len(chain)).to_bytes(2, "big") + b"\1\2\0\1xy" + chain
+    question = codec.read(message(WEB, counts=(1, 1, 0, 0), tail=host_identity), UDP)
+    assert isinstance(question, Question) and question.key == WEB[:5]
+    assert codec.read(message(WEB, counts=(1, 1, 0, 0), tail=host_identity[:-1]), UDP)[3] & 15 == codec.FORMERR
+    assert codec.read(message(WEB, counts=(1, 1, 0, 0), tail=host_identity + b"\0"), UDP)[3] & 15 == codec.FORMERR
+
+
 def test_cookies_padding_subnets_and_unknown_options_are_tolerated_and_not_returned():
     options = [
         dns.edns.GenericOption(code, data)

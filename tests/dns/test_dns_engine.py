@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import dns.edns
 import dns.flags
 import dns.rcode
 import pytest
-from simulated_dns import HOME, PUBLIC, Site, drops, packed, query, read, replies, said, texts
+from simulated_dns import HOME, PUBLIC, Site, drops, packed, query, read, replies, said, sends, texts
 
 from vswitch.dns import engine as engines
 from vswitch.dns.action import Send
@@ -247,6 +248,41 @@ def test_a_container_that_moves_sees_its_new_networks_at_once():
     assert texts(site.resolve("lone")) == ["172.19.4.4"] and site.resolve("web").rcode() == dns.rcode.NXDOMAIN
 
 
+def questions_answered(site: Site, asked: bytes) -> int:
+    """Of a flood of the same question, from a full budget."""
+    site.now += 1
+    return sum(bool(replies(site.ask(asked))) for _ in range(int(engines.BURST) + 1))
+
+
+def test_a_question_costs_what_its_length_makes_of_it():
+    site = Site()
+    labels, options = "a." * 120 + "invalid", [dns.edns.GenericOption(65001, b"")] * 100
+    assert questions_answered(site, query("x.invalid")) == 10_000
+    assert questions_answered(site, query(labels)) < 1_000
+    assert questions_answered(site, query("x.invalid", edns=0, options=options)) < 500
+    assert replies(site.ask(query("web"), "db"))
+
+
+def test_a_long_answer_costs_what_its_length_makes_of_it():
+    site = Site(upstreams=(PUBLIC,))
+    (send,) = sends(site.ask(query("example.com", edns=0)))
+    site.hear(send, said(send.data, *(f"300 A 192.0.2.{n}" for n in range(1, 100))))
+    site.now += 1
+    assert len(texts(site.resolve("example.com", edns=0))) == 74
+    assert questions_answered(site, query("example.com", edns=0)) == 2_000
+
+
+def test_what_a_container_lets_its_upstreams_say_is_paid_for_before_its_next_question():
+    site = Site(upstreams=(PUBLIC,))
+    for name in ("a.example.com", "b.example.com"):
+        (send,) = sends(site.ask(query(name)))
+        for _ in range(6):
+            site.hear(send, bytes(65_535))
+    assert drops(site.ask(query("web"))) == [Drop.RATE] and replies(site.ask(query("web"), "db"))
+    site.now += 1
+    assert replies(site.ask(query("web")))
+
+
 def test_questions_that_dnspython_must_read_cost_more():
     site = Site()
     odd = query("web")[:7] + b"\1" + query("web")[8:] + b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4\1\2\3\4"
@@ -256,3 +292,23 @@ def test_questions_that_dnspython_must_read_cost_more():
     got = [bool(replies(site.ask(odd if n % 2 else signed))) for n in range(300)]
     assert got == [True] * 196 + [False] * 104
     assert replies(site.ask(query("web"), "db"))
+
+
+def test_what_a_server_on_our_own_networks_says_counts_for_the_asker_alone():
+    site = Site(upstreams=("172.18.0.3", PUBLIC))
+    first, second = sends(site.ask(query("example.com"))) + sends(site.ask(query("example.com"), "db"))
+    assert (first.container, second.container) == ("web", "db")
+    assert texts(read(replies(site.hear(first, said(first.data, "300 A 192.0.2.66")))[0])) == ["192.0.2.66"]
+    assert texts(site.resolve("example.com")) == ["192.0.2.66"]
+    assert texts(read(replies(site.hear(second, said(second.data, "300 A 192.0.2.1")))[0])) == ["192.0.2.1"]
+    assert texts(site.resolve("example.com", container="db")) == ["192.0.2.1"]
+
+
+def test_a_server_on_our_own_networks_that_one_container_finds_silent_is_asked_first_by_the_others():
+    site = Site(upstreams=("172.18.0.3", PUBLIC))
+    site.ask(query("example.com"))
+    site.wait()
+    public = next(send for send in site.open.values() if send.server == PUBLIC)
+    assert replies(site.hear(public, said(public.data, "300 A 192.0.2.1")))
+    assert [send.server for send in sends(site.ask(query("example.org")))] == [PUBLIC]
+    assert [send.server for send in sends(site.ask(query("example.net"), "db"))] == ["172.18.0.3"]

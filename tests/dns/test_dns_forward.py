@@ -10,7 +10,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
-from simulated_dns import PUBLIC, SECOND, Site, drops, query, read, replies, said, texts
+from simulated_dns import PUBLIC, SECOND, Site, drops, query, read, replies, said, sends, texts
 
 from vswitch.dns import forward
 from vswitch.dns.action import Arm, Close, Reply, Send
@@ -21,10 +21,6 @@ from vswitch.dns.engine import View
 UDP, TCP = Transport.UDP, Transport.TCP
 NAME = "www.example.com"
 ADDRESS = "300 A 192.0.2.1"
-
-
-def sends(actions) -> list[Send]:
-    return [action for action in actions if isinstance(action, Send)]
 
 
 def asked(site: Site, name: str = NAME, **how) -> Send:
@@ -257,10 +253,17 @@ def broken_answers(data: bytes) -> dict[str, bytes]:
     owner = body.index(b"\xc0\x0c", 5) + 12
     before, record, behind = data[:owner], data[owner : owner + 16], data[owner + 16 :]
     plain = before[:10] + b"\0\0" + before[12:]
+    text = owner + 12  # where a text would stand: pointers, each to the one before it
+    chain = b"\xc0\x0c" + b"".join((0xC000 | text + 2 * n).to_bytes(2, "big") for n in range(15))
+    host_identity = b"\xc0\x0c\0\x37\0\1\0\0\0\1\0\x07\1\2\0\1xy\0"
     return {
+        "an OPT before a record of names that nobody checked": head[:10] + b"\0\2" + body + host_identity,
         "a pointer to itself": before + bytes([0xC0, owner]) + record[2:] + behind,
         "a pointer forward": before + bytes([0xC0, owner + 4]) + record[2:] + behind,
         "a pointer into the header": before + b"\xc0\x04" + record[2:] + behind,
+        "a chain of 17 pointers": plain[:7] + b"\2" + plain[8:]
+        + b"\xc0\x0c\0\x10\0\1\0\0\0\1\0" + bytes([len(chain)]) + chain
+        + (0xC000 | text + len(chain) - 2).to_bytes(2, "big") + record[2:],
         "a label of 64 bytes": before + b"\x40" + b"a" * 64 + b"\0" + record[2:] + behind,
         "a name of 260 bytes": before + (b"\x3f" + b"a" * 63) * 4 + b"\0" + record[2:] + behind,
         "an address of 3 bytes": before + record[:10] + b"\0\3" + record[12:15] + behind,

@@ -5,7 +5,7 @@ In the order in which a question meets them:
 
     stream.py    a TCP connection's bytes, cut into messages; who may hold how many for how long
     engine.py    the rules: who may ask, what is answered here, what is forwarded; the only door
-    codec.py     the everyday question and answer in bytes; rare.py: dnspython for all others
+    codec.py     the everyday question and answer in bytes; rare.py: all others
     zone.py      what names there are, and who sees which
     names.py     names as keys; which names never leave this machine, and why
     cache.py     what upstreams said, while it holds

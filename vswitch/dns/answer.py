@@ -2,7 +2,7 @@
 """An upstream's answer: checked, taken apart, kept as bytes, and made ready for one asker after another.
 
 `read` walks over all records once. Owner names and the names in the everyday types (CNAME, NS, PTR, SOA, MX) must
-be sound: labels of 63 bytes, 255 in all, and pointers that go backwards only, so that whoever reads the answer
+be sound: labels of 63 bytes, 255 in all, and a few pointers that go backwards only, so that whoever reads the answer
 after us meets no loop. An OPT is between the upstream and us (RFC 6891 §6.1.1) and taken off; where it isn't the
 last record rare.py builds the message anew, since other records' pointers would move.
 
@@ -34,16 +34,20 @@ from vswitch.dns.codec import (
     opt_record,
 )
 
-CNAME, MX = 5, 15
+CNAME, MX, TXT = 5, 15, 16
 _NAME_AT = {names.NS: 0, CNAME: 0, names.PTR: 0, names.SOA: 0, MX: 2}
 _LENGTH = {names.A: 4, names.AAAA: 16}
+REBUILT = frozenset({*_NAME_AT, *_LENGTH, TXT})
+"""What dnspython gets to build anew: records without names, and those whose names were checked here."""
 SERVICE_BINDINGS = frozenset({64, 65})
 HINTS = {4: 4, 6: 16}
 """ipv4hint and ipv6hint, and the octets of each address in them."""
 MAX_RECORDS = 1024
 """More are no answer that anyone reads, and the time to walk them is ours: 2 ms for so many."""
+MAX_POINTERS = 16
+"""In one name: servers write one or two. A thousand names at the end of one chain of thousands take seconds."""
 MAX_REBUILT_BYTES = 4096
-"""What dnspython gets to build anew."""
+"""The longest answer of these."""
 ANSWER, AUTHORITY, ADDITIONAL = 0, 1, 2
 
 
@@ -132,9 +136,9 @@ def read(data: bytes, section_bytes: int, qtype: int) -> Answer | None:
         plain = bytearray(data[:opt])
         struct.pack_into("!H", plain, 10, counts[ADDITIONAL] - 1)
         return _answer(bytes(plain), flags, start, found, extended, qtype)
-    if len(data) > MAX_REBUILT_BYTES:
+    if len(data) > MAX_REBUILT_BYTES or any(record.rtype not in REBUILT for record in found):
         return None
-    from vswitch.dns import rare  # see codec.read
+    from vswitch.dns import rare  # which imports this
 
     rebuilt = rare.without_opt(data)
     return None if rebuilt is None else read(rebuilt, section_bytes, qtype)
@@ -163,8 +167,8 @@ def _record(data: bytes, at: int, section: int) -> Record | None:
 
 
 def checked_name(data: bytes, at: int) -> int:
-    """Where a name that begins at `at` ends, 0 if it is malformed: too long, beyond the end, pointing forward."""
-    size, total, end, lowest = len(data), 1, 0, at
+    """Where a name that begins at `at` ends, 0 if it is malformed: too long, cut off, pointing forward or too often."""
+    size, total, end, lowest, pointers = len(data), 1, 0, at, 0
     while at < size:
         length = data[at]
         if not length:
@@ -179,7 +183,8 @@ def checked_name(data: bytes, at: int) -> int:
                 return 0
             end = end or at + 2
             at = (length & 0x3F) << 8 | data[at + 1]
-            if at >= lowest or at < 12:
+            pointers += 1
+            if at >= lowest or at < 12 or pointers > MAX_POINTERS:
                 return 0
             lowest = at
         else:
@@ -233,14 +238,13 @@ def _hints(rdata: bytes) -> Iterator[bytes]:
 
 def serve(answer: Answer, question: Question, age_s: int) -> bytes:
     """The answer as an asker gets it: his id, his question byte for byte, TTLs `age_s` less, within his limit."""
-    data = bytearray(answer.data)
-    data[12:answer.start] = question.section
-    if age_s:
-        for record in answer.records:
-            struct.pack_into("!I", data, record.ttl_at, max(0, record.ttl - age_s))
     tail = opt_record(question.dnssec) if question.edns else b""
     kept = _kept(answer, question.limit - len(tail))
-    del data[kept[-1].end if kept else answer.start:]
+    data = bytearray(answer.data[:kept[-1].end if kept else answer.start])
+    data[12:answer.start] = question.section
+    if age_s:
+        for record in kept:
+            struct.pack_into("!I", data, record.ttl_at, max(0, record.ttl - age_s))
     flags = QR | RA | question.flags & (RD | CD) | answer.flags & RCODE
     if answer.flags & AD and (question.flags & AD or question.dnssec):
         flags |= AD

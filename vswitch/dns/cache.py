@@ -2,7 +2,8 @@
 """Answers of upstreams, kept as long as they hold.
 
 An answer belongs to a question as it was put: name, type, the asker's DNSSEC bits, and the upstreams it was put to,
-since two networks with different resolvers may live in different worlds. Denials are kept like answers (RFC 2308);
+since two networks with different resolvers may live in different worlds; where one of them is on our own networks, to
+the asker too (engine.py). Denials are kept like answers (RFC 2308);
 failures are not. An answer is served with its TTLs less its age, and not once one of them has run out.
 
 Limits: CAPACITY answers, CAPACITY_BYTES, none above ENTRY_BYTES, no longer than KEEP_S (a denial DENIAL_S). When one

@@ -2,7 +2,7 @@
 """The everyday question and its answers in bytes (RFC 1035 §4, RFC 6891, RFC 9619).
 
 Read here: one question, behind it nothing or one OPT record. That is all that stubs send; a message with more
-in it (TSIG, records in other sections) goes to rare.py and dnspython, which need a hundred times as long, and for which
+in it (TSIG, records in other sections) goes to rare.py, which takes several times as long, and for which
 the engine takes a higher price. More than MAX_STRAY records or MAX_RARE_BYTES are FORMERR unread.
 
 `read` gives a Question, or the bytes of a refusal, or a Drop; it never raises:
@@ -44,7 +44,7 @@ STREAM_PAYLOAD = 65535
 MAX_OPTIONS_BYTES = 4096
 """EDNS options beyond this are nothing that a stub sends (padding fills to 128 or 468): FORMERR."""
 MAX_STRAY, MAX_RARE_BYTES = 8, 1232
-"""What dnspython gets to read of a question: half a millisecond of work."""
+"""What rare.py gets to read of a question."""
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 OPCODE, RCODE = 0x7800, 0x000F
@@ -91,7 +91,7 @@ class Question(NamedTuple):
 def read(data: bytes, transport: Transport, *, rare_too: bool = True) -> Question | bytes | Drop | None:
     """The question in a message, or the refusal to send, or why there is neither; never raises.
 
-    None, if not `rare_too`: it takes dnspython to tell.
+    None, if not `rare_too`: it takes rare.py to tell.
     """
     size = len(data)
     if size < 12:
@@ -114,7 +114,7 @@ def read(data: bytes, transport: Transport, *, rare_too: bool = True) -> Questio
             return bare(ident, flags, FORMERR)
         if not rare_too:
             return None
-        from vswitch.dns import rare  # dnspython takes a while to load, and most switches never need it
+        from vswitch.dns import rare  # which imports this
 
         extra = rare.read(data)
         if extra is None:

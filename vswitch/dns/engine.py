@@ -15,10 +15,14 @@ The way of a question:
     view      a container of an internal network only: NXDOMAIN. One without upstreams: SERVFAIL
     RD=0      REFUSED: without recursion we know nothing of the world
     cache     what an upstream said and still holds
-    forward   everybody else's names; an answer that leads into our own networks is taken for a denial (rebinding)
+    forward   everybody else's names; an answer that leads into our own networks is taken for a denial (rebinding).
+              Where an upstream is on our own networks, the shell asks it from within the asker's namespace, in which he
+              can be whoever he likes: what comes of that is his alone, in the cache and in forward.py
 
 Limits: for each container a bucket of BURST questions that fills by RATE_PER_S; one that is forwarded
-costs FORWARD_COST more, one that isn't everyday RARE_COST. forward.py, cache.py and stream.py have theirs.
+costs FORWARD_COST more, one that isn't everyday RARE_COST. Long messages cost more too, for their names, options and
+records are looked at one by one: a question beforehand, answers afterwards, as debt. forward.py, cache.py and
+stream.py have theirs.
 """
 from __future__ import annotations
 
@@ -42,7 +46,13 @@ RATE_PER_S, BURST = 10_000.0, 10_000.0
 FORWARD_COST = 5.0
 """2,000 forwarded questions a second: each costs us sockets and the upstream work."""
 RARE_COST = 50.0
-"""200 messages a second that are no everyday questions: dnspython reads them."""
+"""200 messages a second that are no everyday questions."""
+QUESTION_BYTES, QUESTION_STEP = 80, 16
+"""A question longer than that costs a token more for each step: one with 120 labels takes ten times as long."""
+ANSWER_STEP = 256
+"""So many bytes of an answer that leaves here cost a token."""
+UPSTREAM_BYTES, UPSTREAM_STEP = 512, 64
+"""An upstream's answer longer than that costs a token for each step: a thousand records take 2 ms."""
 
 LOOPBACK = {names.A: b"\x7f\0\0\1", names.AAAA: bytes(15) + b"\1"}
 LOOPBACK_REVERSE = frozenset(names.reverse_key(packed) for packed in LOOPBACK.values())
@@ -67,11 +77,12 @@ class View(NamedTuple):
 class _Seen:
     """A container as the engine holds it: its view, made ready for look-ups, and its budget."""
 
-    __slots__ = ("filled_at", "own", "sight", "site", "tokens", "view")
+    __slots__ = ("filled_at", "own", "servers", "sight", "site", "tokens", "view")
 
     def __init__(self, view: View, own: Scope, sight: Sight):
         self.view, self.own, self.sight = view, own, sight
         upstreams = view.upstreams or ()
+        self.servers = tuple(ip_address(server.partition("%")[0]).packed for server in upstreams)
         # Only if all are private: which of them a question reaches is chance
         self.site = bool(upstreams) and all(names.private(server) for server in upstreams)
         self.tokens, self.filled_at = BURST, float("-inf")
@@ -85,6 +96,10 @@ class _Seen:
             return False
         self.tokens -= tokens
         return True
+
+    def owe(self, tokens: float) -> None:
+        """What an answer cost: it is paid for before there is another. Nobody owes more than a second's worth."""
+        self.tokens = max(-BURST, self.tokens - tokens)
 
 
 class Engine:
@@ -119,7 +134,7 @@ class Engine:
         seen = self._seen.get(asker.container)
         if seen is None:
             return [Dropped(Drop.STRANGER, asker.container)]
-        if not seen.pay(1.0, now):
+        if not seen.pay(1.0 + max(0, len(data) - QUESTION_BYTES) // QUESTION_STEP, now):
             return [Dropped(Drop.RATE, asker.container)]
         question = codec.read(data, asker.transport, rare_too=False)
         if question is None:
@@ -135,9 +150,9 @@ class Engine:
         if question.rcode:
             return [Reply(asker, codec.refuse(question, question.rcode))]
         entries = find(seen.sight, question.key)
-        if entries:
-            return [Reply(asker, _known(question, entries))]
-        if (reply := self._ours(question, seen)) is not None:
+        reply = _known(question, entries) if entries else self._ours(question, seen)
+        if reply is not None:
+            seen.owe(len(reply) // ANSWER_STEP)
             return [Reply(asker, reply)]
         return self._elsewhere(question, asker, seen, now)
 
@@ -169,17 +184,22 @@ class Engine:
             return [Reply(asker, _denied(question, seen.sight))]
         if not question.flags & RD:
             return [Reply(asker, codec.refuse(question, codec.REFUSED))]
+        apart = asker.container if any(map(self.zone.owns, seen.servers)) else ""
         key = (
-            question.key, question.qtype, question.dnssec, question.flags & (AD | CD), upstreams
+            question.key, question.qtype, question.dnssec, question.flags & (AD | CD), upstreams, apart
         )
         if (kept := self.cache.get(key, now)) is not None:
-            return [Reply(asker, answers.serve(kept[0], question, kept[1]))]
-        if not seen.pay(FORWARD_COST, now) or not self._forwarder.ask(key, asker, question, upstreams, now):
+            reply = answers.serve(kept[0], question, kept[1])
+            seen.owe(len(reply) // ANSWER_STEP)
+            return [Reply(asker, reply)]
+        if not seen.pay(FORWARD_COST, now) or not self._forwarder.ask(key, asker, question, upstreams, now, apart):
             return self._outcome([Reply(asker, codec.refuse(question, codec.SERVFAIL))], now)
         return self._outcome([], now)
 
     def heard(self, data: bytes, flight: int, server: str, now: float) -> list[Action]:
         """Bytes from an upstream over a flight's socket (over TCP: one message); never raises."""
+        if len(data) > UPSTREAM_BYTES and (seen := self._seen.get(self._forwarder.asker_of(flight))) is not None:
+            seen.owe((len(data) - UPSTREAM_BYTES) // UPSTREAM_STEP)
         self._forwarder.heard(data, flight, server, now)
         return self._outcome([], now)
 

@@ -98,6 +98,7 @@ class _Exchange:
     container: str
     servers: list[str]
     give_up_at: float
+    apart: str = ""
     next_at: float = 0.0
     rounds: int = 0
     turn: int = 0
@@ -130,7 +131,7 @@ class Forwarder:
         self._random = random
         self._exchanges: dict[Hashable, _Exchange] = {}
         self._flights: dict[int, _Flight] = {}
-        self._servers: dict[str, _Server] = {}
+        self._servers: dict[tuple[str, str], _Server] = {}
         self._pending: dict[str, dict[Hashable, _Exchange]] = {}
         self._waiting = 0
         self._number = 0
@@ -149,8 +150,17 @@ class Forwarder:
         """Questions of a container that wait."""
         return len(self._pending.get(container, ()))
 
-    def ask(self, key: Hashable, asker: Asker, question: Question, servers: Sequence[str], now: float) -> bool:
-        """A question goes out, or joins one that is out; False if there is no room for it."""
+    def asker_of(self, number: int) -> str:
+        """The container on whose behalf a flight is under way; none has the name "" that stands for nobody."""
+        flight = self._flights.get(number)
+        return "" if flight is None else flight.exchange.container
+
+    def ask(
+        self, key: Hashable, asker: Asker, question: Question, servers: Sequence[str], now: float, apart: str = ""
+    ) -> bool:
+        """A question goes out, or joins one that is out; False if there is no room for it. `apart` is whose eyes the
+        servers are seen with, where that is not everybody's: what is learnt of them is his alone.
+        """
         if not servers:
             return False
         mark = asker, question.ident, question.section
@@ -165,7 +175,9 @@ class Forwarder:
         if exchange is None:
             if len(self._flights) >= FLIGHTS:
                 return False
-            exchange = _Exchange(key, question, asker.container, self._order(servers, now), now + GIVE_UP_S)
+            exchange = _Exchange(
+                key, question, asker.container, self._order(servers, now, apart), now + GIVE_UP_S, apart
+            )
             self._exchanges[key] = exchange
         exchange.waiters[mark] = Waiter(asker, question)
         self._pending.setdefault(asker.container, {})[mark] = exchange
@@ -210,15 +222,15 @@ class Forwarder:
         self.actions.append(Close(number))
         return flight
 
-    def _order(self, servers: Sequence[str], now: float) -> list[str]:
+    def _order(self, servers: Sequence[str], now: float, apart: str) -> list[str]:
         """The servers to ask, those that were silent lately at the end."""
         unique = list(dict.fromkeys(servers))[:UPSTREAMS]
-        return sorted(unique, key=lambda server: self._server(server).sick_until > now)
+        return sorted(unique, key=lambda server: self._server(server, apart).sick_until > now)
 
-    def _server(self, server: str) -> _Server:
-        if server not in self._servers and len(self._servers) >= SERVERS:
+    def _server(self, server: str, apart: str = "") -> _Server:
+        if (server, apart) not in self._servers and len(self._servers) >= SERVERS:
             self._servers.clear()
-        return self._servers.setdefault(server, _Server())
+        return self._servers.setdefault((server, apart), _Server())
 
     def _send_next(self, exchange: _Exchange, now: float) -> None:
         """The next server is asked, and the time set at which one more will be."""
@@ -234,7 +246,7 @@ class Forwarder:
         """One flight, unless there are too many."""
         if exchange.sends >= SENDS or (exchange.sends and len(self._flights) >= FLIGHTS):
             return False
-        known, question = self._server(server), exchange.question
+        known, question = self._server(server, exchange.apart), exchange.question
         exchange.sends += 1
         self._number += 1
         ident = self._random.getrandbits(16)
@@ -289,7 +301,7 @@ class Forwarder:
         if server != flight.server:
             self.actions.append(Dropped(Drop.FOREIGN, flight.exchange.container))
             return
-        known = self._server(server)
+        known = self._server(server, flight.exchange.apart)
         exact = flight.transport is Transport.UDP and not known.spoils_case
         verdict = answers.matches(data, flight.ident, flight.section, exact)
         if verdict:
@@ -305,7 +317,7 @@ class Forwarder:
 
     def _answered(self, number: int, flight: _Flight, data: bytes, now: float) -> None:
         """The server that was asked says something about what it was asked."""
-        known = self._server(flight.server)
+        known = self._server(flight.server, flight.exchange.apart)
         if flight.transport is Transport.TCP and len(data) > 12 and data[12:12 + len(flight.section)] != flight.section:
             known.spoils_case = True
         found = answers.read(data, len(flight.section), flight.exchange.question.qtype)
@@ -354,7 +366,7 @@ class Forwarder:
     def _finish(self, exchange: _Exchange, answer: Answer | None, now: float, server: str | None = None) -> None:
         """Everybody who waits gets the answer; whoever was silent all the time is sick."""
         for flight in exchange.flights.values():
-            known = self._server(flight.server)
+            known = self._server(flight.server, exchange.apart)
             if known.heard_at < flight.sent_at and now - flight.sent_at >= SILENT_S:
                 known.sick_until = now + SICK_S
         waiters = tuple(exchange.waiters.values())
