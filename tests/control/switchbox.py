@@ -139,6 +139,7 @@ class Box:
         switch, self.switch = self.switch, None
         await switch._leasing.stop()
         switch._resolving.stop()
+        switch._fullness.stop()
         self.watcher.close()
         for container in switch._parts.inventory.containers.values():
             if container.pidfd is not None:
