@@ -22,7 +22,7 @@ def test_a_network_is_made_listed_shown_and_removed(cli):
 
 
 def test_ids_alone_are_for_scripts(cli):
-    identity = cli.granted("network", "create", "blue").out.strip()
+    identity = cli.granted("network", "create", "-d", "bridge", "blue").out.strip()
     assert identity[:12] in cli.granted("network", "ls", "--quiet").out.splitlines()
 
 

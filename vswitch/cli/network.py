@@ -40,7 +40,7 @@ def described(function: Callable) -> Callable:
 @client_command("create")
 @click.argument("name")
 @click.option(
-    "--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment."
+    "-d", "--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment."
 )
 @repeated(
     "--subnet",
