@@ -147,6 +147,9 @@ def test_where_no_switch_runs_every_command_says_so_in_one_line(lonely, words):
     (["run", "-d", "--rm", "true"], "keeps its name and log until `vswitch rm`: leave out --rm"),
     (["run", "-v", "/a:/b", "true"], "nothing can be mounted (/a:/b): a container sees the host's files"),
     (["run", "--mount", "type=tmpfs", "true"], "nothing can be mounted (type=tmpfs)"),
+    (["run", "-u", "1000", "true"], "there is no --user: a program is uid 0 inside: begin the command with `setpriv"),
+    (["run", "-P", "true"], "there is no --publish-all: there are no images to say which ports"),
+    (["run", "--restart=always", "true"], "there is no --restart: `vswitch start`"),
     (["attach", "--pid", "foo"], "'foo' is no number of a process: give its number, as podman inspect"),
     (["attach", "--pid", "0"], "0 is no process: that is what engines say of a container that does not run"),
     (["help", "nope"], "no such command 'nope'"),
@@ -188,7 +191,10 @@ def test_a_program_with_the_looks_of_an_image_is_run(lonely, tmp_path, monkeypat
         assert "no switch is running" in lonely("run", *words).refusal
 
 
-@pytest.mark.parametrize("habit", [["-it"], ["-i"], ["--rm"], ["-it", "--rm"], ["--interactive", "--tty"]])
+@pytest.mark.parametrize(
+    "habit",
+    [["-it"], ["-i"], ["--rm"], ["-it", "--rm"], ["--interactive", "--tty"], ["-h", "a"], ["--network-alias", "a"]],
+)
 def test_what_happens_anyway_may_be_asked_for_as_of_docker(lonely, habit):
     done = lonely("run", *habit, "true")
     assert (done.status, done.refusal.startswith("no switch is running")) == (125, True)

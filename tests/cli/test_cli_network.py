@@ -22,7 +22,7 @@ def test_a_network_is_made_listed_shown_and_removed(cli):
 
 
 def test_ids_alone_are_for_scripts(cli):
-    identity = cli.granted("network", "create", "blue").out.strip()
+    identity = cli.granted("network", "create", "-d", "bridge", "blue").out.strip()
     assert identity[:12] in cli.granted("network", "ls", "--quiet").out.splitlines()
 
 
@@ -66,7 +66,8 @@ def test_gateway_range_and_reserved_addresses_go_to_the_subnet_that_holds_them(c
     (["--gateway", "10.9.0.1"], "--gateway 10.9.0.1 lies in no --subnet that is given"),
     (["--subnet", "10.1.0.0/24", "--ip-range", "10.2.0.0/25"], "--ip-range 10.2.0.0/25 lies in no --subnet"),
     (["--subnet", "10.1.0.0/24", *["--gateway", "10.1.0.1"] * 2], "--gateway is given twice"),
-    (["--subnet", "10.1.0.0/24", "--gateway", "nine"], "--gateway nine: 'nine' does not appear to be"),
+    (["--subnet", "10.1.0.0/24", "--gateway", "nine"], "--gateway 'nine' can't be: write it like 172.20.0.5"),
+    (["--subnet", "10.1.0/24", "--gateway", "10.1.0.1"], "--subnet '10.1.0/24' can't be: write it like 172.20.0.0/16"),
     (["--aux-address", "10.1.0.1"], "--aux-address '10.1.0.1': should be NAME=IP"),
     (["--opt", "icc"], "--opt 'icc': should be KEY=VALUE"),
     (["--mtu", "big"], "'big' is not a valid integer"),

@@ -154,6 +154,17 @@ def test_a_capture_is_whole_after_ctrl_c(cli, served, tmp_path, how):
     assert not served.datapath.captures
 
 
+def test_a_capture_that_is_ended_counts_what_came_last(cli, served, tmp_path):
+    path = tmp_path / "last.pcapng"
+    with started("capture", "-w", str(path)) as capturing:
+        assert capturing.stderr.readline() == "capturing until ctrl-C\n"
+        (capture,) = served.datapath.captures.values()
+        for _ in range(3):
+            capture.offer(b"x" * 60, port=1, direction=1, time_ns=1)
+        capturing.send_signal(signal.SIGINT)
+        assert (capturing.wait(10), capturing.stderr.read()) == (0, "3 records\n")
+
+
 def test_a_capture_into_a_pipe_ends_with_its_reader(cli, served):
     reading, writing = os.pipe()
     with subprocess.Popen([sys.executable, "-m", "vswitch.cli.main", "capture", "-w", "-"], stdout=writing,

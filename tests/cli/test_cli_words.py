@@ -56,6 +56,14 @@ def test_a_container_can_be_named_without_an_option(cli, served):
     assert cli("port", "nobody").refusal == "no such container: 'nobody'"
 
 
+def test_port_shows_what_leads_to_one_port(cli, served):
+    served.attach(name="web", ports=["8080:80", "5300:53/tcp+udp"])
+    assert [row["host_port"] for row in cli.granted("port", "web", "80", "--json").json] == [8080]
+    assert [row["protocol"] for row in cli.granted("port", "web", "53/udp", "--json").json] == ["udp"]
+    assert "port 80/udp is not published" in cli("port", "web", "80/udp").refusal
+    assert "'80/sctp' is no port" in cli("port", "web", "80/sctp").refusal
+
+
 def test_port_rm_says_what_is_published_no_more(cli, served):
     served.attach(name="web", ports=["8080:80", "9000-9001:90-91"])
     assert cli.granted("port", "rm", "web", "80").out == "*:8080->80/tcp\n"
@@ -86,7 +94,7 @@ DOCUMENT = {
     "pid": 7,
     "exit_code": None,
     "state": "running",
-    "networks": [{"ipv4": "10.0.0.2/24", "aliases": ["a"]}],
+    "networks": [{"ipv4": "10.0.0.2/24", "aliases": ["a"], "name": "b.l"}],
     "labels": {"my.key": "v"},
 }
 
@@ -99,7 +107,9 @@ DOCUMENT = {
         ("{{.networks.0.ipv4}}", "10.0.0.2/24"),
         ("{{.NetworkSettings.IPAddress}}", "10.0.0.2"),
         ("{{json .networks.0.aliases}}", '["a"]'),
-        ("{{.networks}}", '[{"ipv4": "10.0.0.2/24", "aliases": ["a"]}]'),
+        ("{{.networks}}", '[{"ipv4": "10.0.0.2/24", "aliases": ["a"], "name": "b.l"}]'),
+        ("{{.NetworkSettings.Networks.b.l.IPAddress}}", "10.0.0.2"),
+        ('{"a": {"b": "{{.name}}"}}', '{"a": {"b": "web"}}'),
         (r"a\tb", "a\tb"),
         ("plain", "plain"),
     ],
@@ -115,6 +125,9 @@ def test_a_template_is_filled_in(template, text):
         ("{{.networks.3.ipv4}}", "there are only 1"),
         ("{{.pid.x}}", "no field x"),
         ("{{range .networks}}x{{end}}", "is not understood"),
+        ("{{.name", "has a {{ without its }}"),
+        ("table {{.name}}", "is not understood"),
+        ("{{.NetworkSettings.Networks.green.IPAddress}}", "it is on b.l, not on green"),
     ],
 )
 def test_a_template_that_cannot_be_filled_in_is_refused(template, says):

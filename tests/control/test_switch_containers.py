@@ -162,7 +162,7 @@ async def test_a_container_with_a_name_server_of_its_own_asks_at_the_gateway(tmp
 @pytest.mark.parametrize(
     ("spec", "status", "words"),
     [
-        (ContainerSpec(name="taken", networks=[AttachmentSpec()]), 409, "taken by"),
+        (ContainerSpec(name="taken", networks=[AttachmentSpec()]), 409, r"taken by .*`vswitch rm --force taken`"),
         (ContainerSpec(name="-x"), 400, "invalid"),
         (ContainerSpec(name="f" * 64), 400, "invalid"),
         (ContainerSpec(hostname="a b"), 400, "hostname"),

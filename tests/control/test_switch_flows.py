@@ -71,14 +71,25 @@ async def test_flows_are_listed_the_oldest_first_with_their_container(tmp_path):
         assert (out.out_bytes, out.in_bytes, out.out_packets, out.in_packets) == (100, 2000, 3, 4)
         assert (out.age, out.idle) == (60.0, 5.0)
         assert (came.direction, came.outside) == ("in", "198.51.100.9")
-        assert (six.container, six.outside) == (None, "2001:db8::1")
+        assert six.outside == "2001:db8::1"
+
+
+@simulated
+async def test_a_flow_from_an_address_that_a_container_made_itself_is_the_containers(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("web")
+        box.datapath.flow_rows = [SIX, SIX._replace(port=9, number=21)]  # nobody is at port 9 any more
+        assert {flow.id: flow.container for flow in await box.switch.flows(FlowFilter())} == {
+            "19.3": "web",
+            "21.3": None,
+        }
 
 
 @pytest.mark.parametrize(
     ("words", "numbers"),
     [
         ({}, [17, 18, 19]),
-        ({"container": "web"}, [17, 18]),
+        ({"container": "web"}, [17, 18, 19]),
         ({"network": "default", "protocol": "icmpv6"}, [19]),
         ({"id": "18.3"}, [18]),
         ({"id": "18.4"}, []),
@@ -121,6 +132,7 @@ async def test_a_filter_that_means_nothing_is_refused(tmp_path):
         for words, line in (
             ({"outside": "example.org"}, "is no address and no subnet"),
             ({"container": "nope"}, "no such container"),
+            ({"state": "open"}, "is no state of a flow: connecting, syn_received, "),
         ):
             with pytest.raises(Refused, match=line):
                 await box.switch.flows(FlowFilter(**words))

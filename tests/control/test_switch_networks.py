@@ -194,6 +194,8 @@ async def test_a_network_in_use_is_not_removed_and_an_unused_one_leaves_nothing(
         with pytest.raises(Refused, match="no such network") as refusal:
             await box.switch.remove_network("blue")
         assert refusal.value.status == 404
+        with pytest.raises(Refused, match="here Docker's bridge network is called default"):
+            await box.attach("web", AttachmentSpec(network="bridge"))
 
 
 @simulated

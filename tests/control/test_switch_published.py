@@ -154,6 +154,14 @@ async def test_what_is_not_published_cannot_be_removed(tmp_path):
 
 
 @simulated
+async def test_of_many_published_ports_a_refusal_names_five_and_says_how_many_more(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("web", ports=[f"{port}:80" for port in range(8080, 8087)])
+        with pytest.raises(Refused, match=r"8084:80/tcp and 2 more \(`vswitch port ls web`\)$"):
+            await box.switch.unpublish("web", "90")
+
+
+@simulated
 async def test_a_stopped_container_gives_its_ports_up_and_takes_the_same_again(tmp_path):
     async with Box(tmp_path) as box:
         _, process = await box.run("web", detached=True, ports=["80", "8080:81"])

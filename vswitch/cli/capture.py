@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -16,6 +17,7 @@ from vswitch.cli.refusals import as_client_errors
 from vswitch.control.api.client import Client, ClientError, segment
 
 SNAPLEN = 262144
+ENDING = (signal.SIGINT, signal.SIGTERM)
 
 
 @client_command("capture")
@@ -43,7 +45,6 @@ def capture_command(
 
     To look at it live: vswitch capture -w - | wireshark -k -i -
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with as_client_errors():
         _refuse_unknown(client, networks, containers)
         fd = _open(target)
@@ -83,15 +84,23 @@ def _open(target: str | None) -> int:
 def _follow(client: Client, spec: dict[str, Any]) -> dict[str, Any] | None:
     """Until the capture ends or ctrl-C, then the last report."""
     report = None
+
+    def end(*_: Any) -> None:
+        """The switch writes what is on its way and says how much there was; a second ctrl-C doesn't wait for that."""
+        for number in ENDING:
+            signal.signal(number, signal.default_int_handler)
+        if report is None:
+            raise KeyboardInterrupt
+        with suppress(ClientError):  # it ended by itself in this very moment
+            client.delete(f"/v1/captures/{report['id']}")
+
+    for number in ENDING:
+        signal.signal(number, end)
     try:
         for latest in client.lines("POST", "/v1/captures", spec):
             first, report = report is None, latest
             if first:
                 print("capturing until ctrl-C", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
-        if report is not None:
-            try:
-                report = client.delete(f"/v1/captures/{report['id']}")
-            except ClientError:
-                pass  # it ended by itself in this very moment
+        pass
     return report

@@ -20,6 +20,7 @@ HEADINGS = (
 )  # fmt: skip
 SPARE = ("IDLE", "NETWORK", TARGET, "AGE", "ID", "DIR", "IN BYTES", "OUT BYTES", "PROTOCOL")
 PORTS = ("sport", "dport")
+CHOICES = {"protocol": ("tcp", "udp", "icmp", "icmpv6"), "direction": ("out", "in")}
 WORDS = ("container", "network", "protocol", "direction", "state", "inside", "outside", "src", "dst", *PORTS, "id")
 
 
@@ -90,6 +91,8 @@ def _filter(words: Iterable[str], network: str | None, container: str | None) ->
             raise click.UsageError(f"filter {word!r} should be WORD=VALUE; the words are {', '.join(WORDS)}")
         if name in query:
             raise click.UsageError(f"filter {word!r}: {name} is given twice")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise click.UsageError(f"filter {word!r}: {name} is one of {', '.join(CHOICES[name])}")
         query[name] = _number(word, value) if name in PORTS else value
     return query
 

@@ -6,6 +6,7 @@ nothing to do. They are not listed by --help.
     --rm              a container in the foreground goes when it ends; a detached one stays until `vswitch rm`
     -i, -t            the program in the foreground has stdin and the terminal; a detached one has neither
     -v, --mount       the host's files are there already
+    --user, -P, …     refused with what does the same here (INSTEAD)
     an image's name   there are none: the first word is a program
 """
 
@@ -31,6 +32,15 @@ WITH_DETACH = {
     "tty": "a detached container has no terminal: leave out -t, and enter it by `vswitch exec`",
 }
 
+INSTEAD = {  # names: what to do, and whether a value follows
+    ("-u", "--user"): ("a program is uid 0 inside: begin the command with `setpriv --reuid N --`", True),
+    ("--privileged",): ("name what it may do, as in --cap-add NET_ADMIN", False),
+    ("-P", "--publish-all"): ("there are no images to say which ports: -p PORT for each", False),
+    ("--link",): ("containers on one network find each other by name: --network NET for both", True),
+    ("--entrypoint",): ("there are no images: the command's first word is the program", True),
+    ("--restart",): ("`vswitch start` starts a stopped one again", True),
+}
+
 
 def docker_habits(function: Callable) -> Callable:
     """The options above; what cannot be meant together with -d is refused."""
@@ -48,9 +58,18 @@ def docker_habits(function: Callable) -> Callable:
         (("-t", "--tty"), "Give it the terminal, as happens anyway without -d."),
     ):
         invoke = click.option(*names, is_flag=True, hidden=True, help=line)(invoke)
+    for options, (line, takes_value) in INSTEAD.items():
+        flag = {} if takes_value else {"is_flag": True}
+        refusing = {"callback": _refuse, "expose_value": False, "hidden": True, "help": f"Refused: {line}."}
+        invoke = click.option(*options, **flag, **refusing)(invoke)
     no_mounts = {"callback": _refuse_mount, "expose_value": False, "hidden": True}
     line = "Refused: the host's files are there already."
     return repeated("-v", "--volume", "--mount", metavar="SRC:DST", help=line, **no_mounts)(invoke)
+
+
+def _refuse(context: click.Context, option: click.Parameter, given: Any) -> None:
+    if given:
+        raise click.UsageError(f"there is no {option.opts[-1]}: {INSTEAD[tuple(option.opts)][0]}", context)
 
 
 def _refuse_mount(context: click.Context, option: click.Parameter, words: tuple[str, ...]) -> None:

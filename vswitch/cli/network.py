@@ -40,7 +40,7 @@ def described(function: Callable) -> Callable:
 @client_command("create")
 @click.argument("name")
 @click.option(
-    "--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment."
+    "-d", "--driver", type=click.Choice(["bridge"]), default="bridge", metavar="DRIVER", help="bridge: one segment."
 )
 @repeated(
     "--subnet",
@@ -100,17 +100,12 @@ def _subnets(
     ranges: tuple[str, ...],
     aux_addresses: dict[str, str],
 ) -> list[dict[str, Any]]:
-    from ipaddress import ip_interface, ip_network
-
     def holder(option: str, text: str) -> dict[str, Any]:
-        try:
-            part = ip_interface(text).network
-            for spec in specs:
-                whole = ip_network(spec["subnet"], strict=False)
-                if part.version == whole.version and part.subnet_of(whole):  # type: ignore[arg-type]
-                    return spec
-        except ValueError as problem:
-            raise click.UsageError(f"{option} {text}: {problem}") from None
+        part = _range(option, text)
+        for spec in specs:
+            whole = _range("--subnet", spec["subnet"])
+            if part.version == whole.version and part.subnet_of(whole):
+                return spec
         raise click.UsageError(
             f"{option} {text} lies in no --subnet that is given: give the --subnet that holds it"
         )
@@ -124,6 +119,16 @@ def _subnets(
     for name, address in aux_addresses.items():
         holder("--aux-address", address).setdefault("aux_addresses", {})[name] = address
     return specs
+
+
+def _range(option: str, text: str) -> Any:
+    from ipaddress import ip_interface
+
+    try:
+        return ip_interface(text).network
+    except ValueError:
+        forms = "172.20.0.5 or fd00::5" if option in ("--gateway", "--aux-address") else "172.20.0.0/16 or fd00::/64"
+        raise click.UsageError(f"{option} {text!r} can't be: write it like {forms}") from None
 
 
 @client_command("update")

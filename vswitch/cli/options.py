@@ -89,7 +89,13 @@ def attachment_options(function: Callable) -> Callable:
             click.option("--ip", metavar="ADDRESS", help="IPv4 address on the network."),
             click.option("--ip6", metavar="ADDRESS", help="IPv6 address on the network."),
             click.option("--mac-address", metavar="MAC", help="MAC address on the network."),
-            repeated("--alias", "aliases", metavar="NAME", help="A further name on the network; repeatable."),
+            repeated(
+                "--alias",
+                "--network-alias",
+                "aliases",
+                metavar="NAME",
+                help="A further name on the network; repeatable.",
+            ),
             click.option(
                 "--source-guard/--no-source-guard",
                 "source_guard",

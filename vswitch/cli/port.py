@@ -11,11 +11,11 @@ import click
 from vswitch.cli.options import as_json, client_command
 from vswitch.cli.output import emit_json, emit_table
 from vswitch.cli.tables import container_words, filters
-from vswitch.control.api.client import Client, segment
+from vswitch.control.api.client import Client, ClientError, segment
 
 
 class PortCommands(click.Group):
-    """`vswitch port web` is `vswitch port ls web`, as in Docker."""
+    """`vswitch port web` is `vswitch port ls web`, as in Docker; `vswitch port web 80` shows one port's."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -38,11 +38,14 @@ def port_command() -> None:
 
 @client_command("ls")
 @container_words
+@click.argument("inner", required=False, metavar="[PORT[/tcp|udp]]")
 @filters
 @as_json
-def ls(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
-    """List published ports."""
+def ls(client: Client, inner: str | None, network: str | None, container: str | None, as_json: bool) -> None:
+    """List published ports; with PORT, those that lead to this one of the container's."""
     rows = client.get("/v1/ports", network=network, container=container)
+    if inner is not None:
+        rows = _leading_to(inner, rows)
     if as_json:
         return emit_json(rows)
     owners: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -51,6 +54,16 @@ def ls(client: Client, network: str | None, container: str | None, as_json: bool
     lines = [(*owner, *text.split("->")) for owner, ports in owners.items() for text in compact(ports)]
     emit_table(("CONTAINER", "NETWORK", "HOST", "CONTAINER PORT"), lines)
     return None
+
+
+def _leading_to(inner: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    number, _, protocol = inner.partition("/")
+    if not number.isascii() or not number.isdecimal() or protocol not in ("", "tcp", "udp"):
+        raise click.UsageError(f"{inner!r} is no port of a container: write it like 80 or 53/udp")
+    found = [row for row in rows if row["container_port"] == int(number) and protocol in ("", row["protocol"])]
+    if not found:
+        raise ClientError(f"port {inner} is not published: `vswitch port ls` shows what is")
+    return found
 
 
 @client_command("add")

@@ -52,7 +52,7 @@ def program_options(function: Callable) -> Callable:
 @client_command("run", context_settings=PROGRAM)
 @click.option("--name", metavar="N", help="The container's name (default: one is made up).")
 @attachment_options
-@click.option("--hostname", metavar="H", help="Its host name (default: the first 12 digits of its id).")
+@click.option("-h", "--hostname", metavar="H", help="Its host name (default: the first 12 digits of its id).")
 @repeated("--dns", metavar="A", help="A resolver for resolv.conf; repeatable.")
 @repeated("--dns-search", metavar="D", help="A search domain for resolv.conf; repeatable.")
 @repeated("--dns-option", "dns_options", metavar="O", help="An option for resolv.conf; repeatable.")

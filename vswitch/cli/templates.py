@@ -3,7 +3,8 @@
 
     {{.name}}  {{.networks.0.ipv4}}     a field, an element of a list by its number
     {{json .ports}}  {{json .}}         the same as JSON
-    {{.State.Pid}} and other words of Docker's `inspect` stand for ours (DOCKER)
+    {{.State.Pid}} and other words of Docker's `inspect` stand for ours (DOCKER), and so does
+    {{.NetworkSettings.Networks.blue.IPAddress}}
 
 Fields are found whatever their case and underscores: {{.ExitCode}} is exit_code. This is no more of Go's templates than
 scripts use; for anything else there is the JSON itself.
@@ -19,7 +20,17 @@ from vswitch.control.api.client import ClientError
 
 PIECE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 EXPRESSION = re.compile(r"(json\s+)?\.(\S*)")
+ON_A_NETWORK = re.compile(r"networksettings\.networks\.(.+)\.([^.]+)", re.IGNORECASE)
+OF_A_NETWORK = {
+    "ipaddress": "ipv4",
+    "globalipv6address": "ipv6",
+    "macaddress": "mac",
+    "gateway": "gateway",
+    "ipv6gateway": "gateway6",
+    "aliases": "aliases",
+}
 ESCAPES = {r"\n": "\n", r"\t": "\t"}
+DOCKERS_ADDRESSES = (".ipaddress", ".globalipv6address")  # without the prefix length that ours have
 DOCKER = {
     "names": "name",
     "status": "state",
@@ -43,6 +54,10 @@ def rendered(template: str, document: dict[str, Any]) -> str:
     """`template` with its fields filled in. ClientError for a field that is not there."""
     for escape, character in ESCAPES.items():
         template = template.replace(escape, character)
+    if template.startswith("table "):
+        raise ClientError("--format 'table …' is not understood: a template is a line of each, such as '{{.name}}'")
+    if "{{" in PIECE.sub("", template):
+        raise ClientError(f"{template[:80]!r} has a {{{{ without its }}}}: write {{{{.FIELD}}}}")
     return PIECE.sub(lambda piece: _filled(piece[1].strip(), document), template)
 
 
@@ -53,12 +68,22 @@ def _filled(expression: str, document: dict[str, Any]) -> str:
             f"{{{{{expression}}}}} is not understood: {{{{.FIELD}}}}, {{{{.LIST.0.FIELD}}}} or {{{{json .FIELD}}}}"
         )
     as_json, path = match.groups()
-    value = _at(document, DOCKER.get(path.lower(), path))
-    if path.lower() == "networksettings.ipaddress" and value:
+    value = _at(document, _ours(document, path))
+    if path.lower().endswith(DOCKERS_ADDRESSES) and value:
         value = value.partition("/")[0]
     if as_json or isinstance(value, (dict, list, bool)):
         return json.dumps(value, ensure_ascii=False)
     return "" if value is None else str(value)
+
+
+def _ours(document: Any, path: str) -> str:
+    """Our path for Docker's, or the same again."""
+    if (match := ON_A_NETWORK.fullmatch(path)) and isinstance(document, dict) and match[2].lower() in OF_A_NETWORK:
+        names = [endpoint.get("name", "") for endpoint in document.get("networks", [])]
+        if match[1] not in names:
+            raise ClientError(f"{{{{.{path}}}}}: it is on {', '.join(names) or 'no network'}, not on {match[1]}")
+        return f"networks.{names.index(match[1])}.{OF_A_NETWORK[match[2].lower()]}"
+    return DOCKER.get(path.lower(), path)
 
 
 def _at(document: Any, path: str) -> Any:

@@ -16,8 +16,10 @@ from vswitch.control.inventory import Inventory
 from vswitch.control.networks import Network
 from vswitch.control.subnets import Address
 from vswitch.control.views import Wanted
+from vswitch.datapath.plane import TCP_STATES
 from vswitch.model import FlowFilter, FlowView, Refused
 
+STATES = tuple(filter(None, TCP_STATES.values()))
 UNSPECIFIED = (bytes(16), bytes(10) + b"\xff\xff" + bytes(4))
 Test = Callable[[FlowView], bool]
 
@@ -38,12 +40,10 @@ def flow_views(rows: Iterable[Any], inventory: Inventory, wanted: Wanted) -> lis
 def flow_view(row: Any, network: Network, inventory: Inventory) -> FlowView:
     """One row; a flow that has just been opened has counted nothing yet."""
     inside = address_of(row.inside)
-    pool = network.pool_of(inside)
-    holder = None if pool is None else pool.holder(inside)
     return FlowView(
         id=f"{row.number}.{row.generation}",
         network=network.name,
-        container=holder if holder in inventory.container_ids else None,
+        container=_container(row, inside, network, inventory),
         protocol=row.protocol,
         direction=row.direction,
         state=row.state,
@@ -59,6 +59,17 @@ def flow_view(row: Any, network: Network, inventory: Inventory) -> FlowView:
         age=float(getattr(row, "age_s", 0)),
         idle=float(getattr(row, "idle_s", 0)),
     )
+
+
+def _container(row: Any, inside: Address, network: Network, inventory: Inventory) -> str | None:
+    """Whose flow it is: that of the port it came by, for an address may be the container's own making; who holds the
+    address where that port has left."""
+    port = inventory.ports.get(row.port)
+    if port is not None and port.network is network:
+        return port.container.name
+    pool = network.pool_of(inside)
+    holder = None if pool is None else pool.holder(inside)
+    return holder if holder in inventory.container_ids else None
 
 
 def address_of(octets: bytes) -> Address:
@@ -77,7 +88,9 @@ def chosen(filter: FlowFilter) -> Test:
         if (value := getattr(filter, name)) is not None:
             tests.append(_equal(name, value))
     if (state := filter.state) is not None:
-        tests.append(lambda view: view.state.lower() == state.lower())
+        if state.lower() not in STATES:
+            raise Refused(f"state={state[:60]!r} is no state of a flow: {', '.join(STATES)}")
+        tests.append(_equal("state", state.lower()))
     for name in ("inside", "outside", "src", "dst"):
         if (value := getattr(filter, name)) is not None:
             tests.append(_within(name, value))

@@ -126,6 +126,8 @@ class Inventory:
         """By name, id or beginning of an id; one that is only being made is not there yet. Refused with 404
         or 409.
         """
+        if reference == "bridge" and reference not in self.network_ids and "default" in self.network_ids:
+            raise Refused("no such network: 'bridge': here Docker's bridge network is called default", 404)
         network = resolve(reference, self.networks, self.network_ids, "network")
         if not network.ready:
             raise Refused(f"no such network: {reference!r}", 404)
@@ -163,9 +165,10 @@ class Inventory:
         """Refused with 409 if the name is taken."""
         if (holder := self.container_ids.get(container.name)) is not None:
             state = self.containers[holder].record.state
+            how = "rm --force" if self.containers[holder].live else "rm"
             raise Refused(
                 f"container name {container.name} is taken by {holder[:12]} ({state}): choose another,"
-                f" or remove it with `vswitch rm {container.name}`",
+                f" or remove it with `vswitch {how} {container.name}`",
                 409,
             )
 

@@ -189,6 +189,7 @@ class Publishing:
             going = {record: which for record in ports if (which := _meant(record, wanted))}
             if not going:
                 there = ", ".join(text_of(as_decided(record)) for record in ports[:5]) or "nothing"
+                there += f" and {len(ports) - 5} more (`vswitch port ls {container.name}`)" if len(ports) > 5 else ""
                 raise Refused(f"container {container.name} does not publish {text}: it publishes {there}", 404)
             staying = {record: _without(record, going.get(record, ())) for record in ports}
             await self._store(container, [record for record in staying.values() if record is not None])

@@ -276,7 +276,7 @@ def _attachments(reader: Reader, ignored: list[str]) -> list[dict[str, Any]]:
 def _publish(reader: Reader, ignored: list[str]) -> str:
     """The short form is a PUBLISH; the long one becomes one."""
     if not reader.is_mapping():
-        return reader.word()
+        return reader.publish()
     fields = _fields(reader, ("target", "published", "host_ip", "protocol", "name", "app_protocol"), ignored)
     if "target" not in fields:
         raise reader.refused("names no target port")
@@ -286,7 +286,7 @@ def _publish(reader: Reader, ignored: list[str]) -> str:
     target = fields["target"].number()
     where = f"[{address}]" if ":" in address else address
     before = f"{where}:{host}:" if where else f"{host}:" if host else ""
-    return f"{before}{target}/{protocol}"
+    return reader.publish(f"{before}{target}/{protocol}")
 
 
 def _after(fields: dict[str, Reader], spec: dict[str, Any], ignored: list[str]) -> tuple[str, ...]:

@@ -110,6 +110,10 @@ def _container(project: str, key: str, reader: Reader, networks: set[str]) -> Se
         if word in fields and how != "run":
             raise fields[word].refused("is for containers that are run: there is no command")
     spec = _networks(key, fields, networks) | {name: fields[name].words() for name in LISTS if name in fields}
+    if "ports" in fields and fields["ports"].is_list():
+        spec["ports"] = [element.publish() for element in fields["ports"].elements()]
+    elif spec.get("ports"):
+        spec["ports"] = [fields["ports"].publish()]
     if how in PLACES and "network_mode" in fields:
         raise fields["network_mode"].refused("is for containers that are run: an attached one joins networks")
     if "hostname" in fields:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from vswitch.model import Refused
+from vswitch.nat import publish
 from vswitch.project.documents import Node
 
 KINDS = {dict: "a mapping", list: "a list", str: "a text", bool: "true or false", int: "a number", float: "a number"}
@@ -80,6 +81,14 @@ class Reader:
         text = self.text().strip()
         if not text or "\n" in text:
             raise self.refused("should be one line, and not empty")
+        return text
+
+    def publish(self, text: str = "") -> str:
+        """A PUBLISH, by default what stands here."""
+        try:
+            publish.parse(text := text or self.word())
+        except Refused as refusal:
+            raise self.refused(str(refusal).removeprefix("-p ")) from None
         return text
 
     def truth(self) -> bool:
