@@ -124,6 +124,15 @@ def test_events_are_told_until_ctrl_c(cli, served, style):
         assert line.split()[1:3] == ["network", "create"] and "blue" in line
 
 
+def test_an_event_is_shown_as_a_template_says(cli, served):
+    with started("events", "--format", "{{.Action}} {{.name}}") as watching:
+        eventually(lambda: served.switch.events.subscriptions, "it listens")
+        served.client.post("/v1/networks", {"name": "blue", "subnets": [{"subnet": "10.1.0.0/24"}]})
+        line = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        assert (line, watching.wait(10), watching.stderr.read()) == ("create blue\n", 130, "")
+
+
 def test_flows_are_among_the_events_when_asked_for(cli, served):
     with started("events", "--flows") as watching:
         eventually(lambda: served.datapath.flows_watched, "it listens")

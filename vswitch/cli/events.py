@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import click
 
 from vswitch.cli.options import as_json, client_command
-from vswitch.cli.output import printable, short
+from vswitch.cli.output import TEMPLATE, emit_json, printable, short
 from vswitch.control.api.client import Client
+
+UNSAID = {"id": None, "name": None, "attributes": {}}  # left out of an event that has none
 
 
 @client_command("events")
@@ -19,8 +22,13 @@ from vswitch.control.api.client import Client
 def events_command(client: Client, as_json: bool, flows: bool) -> None:
     """Show events until ctrl-C; with --json one document per line."""
     wanted = {"flows": "true"} if flows else {}
+    templated = click.get_current_context().meta.get(TEMPLATE) is not None
     for event in client.lines("GET", "/v1/events", **wanted):
-        print(json.dumps(event, ensure_ascii=False) if as_json else _line(event), flush=True)
+        if templated:
+            emit_json({**UNSAID, **event})
+        else:
+            print(json.dumps(event, ensure_ascii=False) if as_json else _line(event))
+        sys.stdout.flush()
 
 
 def _line(event: dict[str, Any]) -> str:
