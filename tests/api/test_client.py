@@ -204,3 +204,5 @@ def test_a_name_is_quoted_where_a_path_needs_it():
     assert segment("a/b?c#d e%") == "a%2Fb%3Fc%23d%20e%25"
     assert segment("fd00::2") == "fd00::2"
     assert segment("ü") == "%C3%BC"
+    with pytest.raises(ClientError, match="'' names nothing"):
+        segment("")

@@ -142,6 +142,7 @@ def test_where_no_switch_runs_every_command_says_so_in_one_line(lonely, words):
     (["run", "--standalone", "-d", "true"], "--standalone ends with this command"),
     (["run", "--network", "a,b", "true"], "--network a,b: 'b' should be KEY=VALUE"),
     (["flow", "kill"], "say which flows"),
+    *((["stop", "-t", text, "web"], f"'{text}' is no number of seconds from 0 to 3600") for text in ("nan", "x", "-1")),
     (["run", "-dit", "true"], "a detached container has no stdin: leave out -i"),
     (["run", "-dt", "true"], "a detached container has no terminal: leave out -t"),
     (["run", "-d", "--rm", "true"], "keeps its name and log until `vswitch rm`: leave out --rm"),

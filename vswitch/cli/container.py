@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -97,13 +98,26 @@ def inspect_command(client: Client, names: tuple[str, ...], as_json: bool) -> in
     return status
 
 
+class Seconds(click.FloatRange):
+    """A number of seconds; NaN, which is in every range, is none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            seconds = float(value)
+        except ValueError:
+            seconds = math.nan
+        if not self.min <= seconds <= self.max:
+            self.fail(f"{value!r} is no number of seconds from {self.min} to {self.max}", param, ctx)
+        return seconds
+
+
 def timeout_option(function: Callable) -> Callable:
     return click.option(
         "-t",
         "--time",
         "--timeout",
         "timeout_s",
-        type=click.FloatRange(0, 3600),
+        type=Seconds(0, 3600),
         default=STOP_TIMEOUT_S,
         show_default=True,
         metavar="S",

@@ -202,8 +202,14 @@ class Client:
 
 
 def segment(name: str) -> str:
-    """`name` as one segment of a path (RFC 3986 §2.1)."""
-    return "".join(chr(octet) if octet in UNRESERVED else f"%{octet:02X}" for octet in os.fsencode(name))
+    """`name` as one segment of a path (RFC 3986 §2.1). ClientError for none, with which the path would be another."""
+    if not name:
+        raise ClientError("'' names nothing: a name or an id is expected")
+    return _quoted(name)
+
+
+def _quoted(text: str) -> str:
+    return "".join(chr(octet) if octet in UNRESERVED else f"%{octet:02X}" for octet in os.fsencode(text))
 
 
 def how_to_start() -> str:
@@ -214,7 +220,7 @@ def how_to_start() -> str:
 def _request(method: str, target: str, query: dict[str, Any], body: Any) -> bytes:
     content = b"" if body is None else json.dumps(body).encode()
     pairs = [
-        f"{name}={segment(str(value))}"
+        f"{name}={_quoted(str(value))}"
         for name, values in query.items()
         for value in (values if isinstance(values, (list, tuple)) else [values])
         if value is not None
