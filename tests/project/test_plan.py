@@ -287,13 +287,16 @@ def test_a_service_shares_the_network_of_the_container_that_another_one_is():
         plan(project(side), EMPTY)
 
 
-def test_a_user_s_own_container_keeps_its_program_when_its_networks_change():
+def test_what_the_project_did_not_make_gets_more_and_loses_nothing():
     ours = carried_out(plan(project(service()), EMPTY), EMPTY)
     (container,) = ours.containers.values()
-    foreign = Held({**container.view, "labels": {"mine": "1"}, "networks": []}, {**container.spec, "command": ["mine"]})
-    state = members_shown(replace(ours, containers={"p-web-1": foreign}))
-    wanted = plan(project(service(how="there")), state)
-    assert steps(wanted) == ["~ connect container p-web-1"]
-    wanted = plan(project(service(how="there", hostname="h")), state)
-    assert steps(wanted) == ["- remove container p-web-1", "+ run container p-web-1"]
-    assert wanted.actions[1].spec["command"] == ["mine"] and wanted.actions[1].spec["labels"]["mine"] == "1"
+    elsewhere = {"name": "mine", "aliases": [], "ipv4": "10.0.0.2/24", "ipv6": None, "mac": "02:42:0a:00:00:02"}
+    view = {**container.view, "labels": {"mine": "1"}, "networks": [elsewhere]}
+    foreign = Held(view, {**container.spec, "command": ["mine"], "ports": ["8080:80"]})
+    state = replace(ours, containers={"p-web-1": foreign})
+    for prune in (False, True):
+        wanted = plan(project(service(how="there")), state, prune=prune)
+        assert steps(wanted) == ["~ connect container p-web-1"] and wanted.waiting == ()
+        wanted = plan(project(service(how="there", hostname="h")), state, prune=prune)
+        assert steps(wanted) == ["~ connect container p-web-1"]
+        assert wanted.waiting == ("web: container p-web-1 was made by somebody else, who alone can change its hostname",)

@@ -5,7 +5,8 @@ Networks come first, then containers in their order, then what has to go. What i
 so carrying the actions out leads to a state for which there is nothing to do. What the file does not name goes only if
 `prune` says so: whole networks and containers of the project (known by their label), and the networks, aliases and
 ports that its containers have beyond the file. What somebody else made under a name of the file is never taken over: a
-network without the project's label, or a container that should be run here, is refused.
+network without the project's label, or a container that should be run here, is refused; a container that the file
+leaves to others to make gets the file's networks and ports beside its own, and keeps the rest.
 
 Networks, aliases and ports of a container change while it runs, and so does most of a network. Another program, host
 name or resolver needs the container made anew: run again, or taken off the switch and attached again, which its
@@ -205,8 +206,13 @@ def _container(
     if held.view["state"] == "orphaned":
         waiting.append(f"{service.key}: container {name} is orphaned: {held.view.get('remedy') or 'attach it again'}")
         return []
+    own = held.view["labels"].get(PROJECT_LABEL) == project.name
     if differing := container_differences(service, wanted, held):
-        return _anew(service, {**wanted, "name": name}, held, differing, prune)
+        if own:
+            return _anew(service, {**wanted, "name": name}, held, differing, prune)
+        stays = " and ".join(differing)
+        waiting.append(f"{service.key}: container {name} was made by somebody else, who alone can change its {stays}")
+    prune = prune and own
     start = [Action("start", "container", name)] if held.view["state"] == "exited" else []
     if start:  # a stopped one has networks, but no open ports
         return [*_attachments(name, wanted, held, prune), *start, *_ports(name, wanted, held, prune)]
@@ -364,7 +370,7 @@ def _anew(service: ServiceWish, wanted: dict[str, Any], held: Held, differing: l
             "attach", "container", name, _summary(spec), {**kept, **spec, "labels": kept["labels"]}, how, place
         )
         return [_away(held, why), again]
-    if service.how != "run":  # somebody's own `vswitch run`: its program is theirs
+    if service.how != "run":  # it was run for an earlier file, and this one doesn't say with which program
         names = {"labels": {**held.view["labels"], **wanted["labels"]}}
         spec = {**held.spec, **spec, **names}
     return [_away(held, why), Action("run", "container", name, _summary(spec), spec)]
