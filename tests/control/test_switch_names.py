@@ -521,6 +521,42 @@ async def test_without_descriptors_a_client_waits_and_the_loop_does_not_spin(tmp
         client.close()
 
 
+@simulated
+async def test_clients_without_end_are_taken_a_few_at_a_time(tmp_path, monkeypatch):
+    async with Box(tmp_path) as box:
+        await box.attach("a")
+        client = Client(box, "a")
+        ears = box.switch._resolving._ears[box.switch.container("a").id]
+        crowded = Crowded(ears.tcp)
+        monkeypatch.setattr(ears, "tcp", crowded)
+        _, writer = await asyncio.open_connection(*client.tcp)
+        began = time.monotonic()
+        await until(lambda: crowded.asked >= 5 * READS, "clients to be taken again and again")
+        assert crowded.asked <= READS * (2 + (time.monotonic() - began) / REST_S)
+        monkeypatch.setattr(ears, "tcp", crowded.real)
+        writer.close()
+        client.close()
+
+
+class Crowded:
+    """A listener with ever more clients, who leave at once."""
+
+    def __init__(self, real: socket.socket):
+        self.real, self.asked = real, 0
+
+    def accept(self) -> tuple[socket.socket, None]:
+        self.asked += 1
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours, None
+
+    def fileno(self) -> int:
+        return self.real.fileno()
+
+    def close(self) -> None:
+        self.real.close()
+
+
 class Exhausted:
     """A listener of a process that has no descriptors left."""
 

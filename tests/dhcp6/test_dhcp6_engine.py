@@ -50,6 +50,7 @@ from simulated_dhcp6 import (
     options,
 )
 
+from vswitch._fastpath import limits
 from vswitch.dhcp6.drop import Drop
 from vswitch.dhcp6.engine import Delete, Put, State
 from vswitch.dhcp6.scope import Ingress, Scope
@@ -221,6 +222,17 @@ def test_what_is_against_the_rules_is_dropped_by_name(what):
     payload, reason = DROPPED[what]
     outcome = engine().handle(payload, WEB, NOW)
     assert (outcome.drop, outcome.reply, outcome.changes) == (reason, None, ())
+
+
+def test_the_longest_answer_with_the_most_settings_is_a_frame_that_control_may_send():
+    server = engine(search=tuple(f"{'a' * 56}.{n:02}" for n in range(14)))
+    assert sum(map(len, server.scope.encoded.values())) > 870
+    addresses, asked = 1, b""
+    while (outcome := server.handle(asked or message(INFORM), WEB, NOW)).reply is not None:
+        longest, addresses = outcome.reply, addresses + 1
+        held = [[f"fd00:1::{n:x}:{k:x}" for k in range(addresses // 8 + 1)] for n in range(8)]
+        asked = message(REBIND, opt(ORO, struct.pack("!2H", DNS, SEARCH)), *map(lambda some: ia(*some), held))
+    assert outcome.drop is Drop.OVERSIZED and 1000 < len(longest) <= limits()["punt_bytes"] - 62
 
 
 def test_to_the_servers_own_address_only_the_hint_to_use_the_group_is_answered():

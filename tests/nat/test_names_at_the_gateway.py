@@ -12,11 +12,12 @@ import reference
 from memory_switch import GATEWAY
 from patience import eventually
 from tcp_peer import Net
-from way_out import GATEWAY4, WayOut, datagram
+from way_out import GATEWAY4, GATEWAY6, INSIDE4, INSIDE6, WayOut, datagram, heard
 
 from vswitch._fastpath import limits
 
 PUNT_DNS, EVENT_SERVICE = 4, 5
+CALL_BURST, CALLS_PER_MS = 128, 1  # of vswitch/nat/_shares.pxd
 BOTH = pytest.mark.parametrize("v6", [False, True], ids=["IPv4", "IPv6"])
 QUESTION = b"\0\7\1\0\0\1\0\0\0\0\0\0\3web\0\0\1\0\1"
 
@@ -202,6 +203,25 @@ def test_a_container_that_resets_and_control_that_closes_leave_nothing(net):
     control.close()
     net.step()
     assert "R" in other.next().flags
+
+
+@BOTH
+def test_who_connects_ever_anew_has_to_wait_and_others_do_not(way, v6):
+    a, b = way.container(), way.container("172.17.0.3", "fd00::3")
+
+    def connect(host, inside4: str, inside6: str, first: int, count: int) -> None:
+        ends = (inside6, GATEWAY6) if v6 else (inside4, GATEWAY4)
+        for sport in range(first, first + count):
+            host.send(frames.tcp(GATEWAY, host.mac, *ends, flags=2, sport=sport, dport=53), frames.vnet())
+            way.switch.step()
+
+    connect(a, INSIDE4, INSIDE6, 41000, CALL_BURST + 30)
+    assert a.drops == {"punt_rate": 30} and len(heard(a)) == CALL_BURST
+    connect(b, "172.17.0.3", "fd00::3", 41000, 1)
+    assert len(heard(b)) == 1 and b.drops == {}
+    way.switch.step(after_s=0.001)
+    connect(a, INSIDE4, INSIDE6, 42000, 20)
+    assert len(heard(a)) == CALLS_PER_MS
 
 
 def test_where_there_is_no_room_to_tell_control_the_connection_is_reset(net):

@@ -8,8 +8,9 @@
 
 The engine's actions are done at once and in order; one timer serves it. Of a socket READS datagrams are taken per turn
 of the loop, so that a container that floods delays others by that, and one that asks faster than the engine allows is
-not read at all for REST_S: the kernel drops then, and nobody pays for it. Nor is a listener heard for so long when the
-switch is out of descriptors: its clients stay in the kernel's queue. Connections are streams.py's business.
+not read at all for REST_S: the kernel drops then, and nobody pays for it. Nor is a listener heard for so long that had
+READS clients at once, or when the switch is out of descriptors: its clients stay in the kernel's queue. Connections
+are streams.py's business.
 
 The sockets keep their container's namespace alive: `silence` closes them the moment it has ended, before anything
 else of it is taken down. Where port 53 is taken in a container, only the gateway answers it, and the log says so.
@@ -227,6 +228,7 @@ class Resolver:
                 return
             made.setblocking(False)
             self._streams.admit(ears.container.record.id, made)
+        self._rest(ears, ears.tcp, self._accept)
 
     def _on_connection(self, connection: Any) -> None:
         """A connection to the gateway."""

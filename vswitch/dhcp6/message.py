@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from vswitch.dhcp6.drop import Drop
 
-MAX_MESSAGE_BYTES = 1500 - 48
-"""Longest message that is read: real ones stay below 400."""
+MAX_MESSAGE_BYTES = 800
+"""Longest message that is read: real ones stay below 400. Answers repeat what stands in it, and add the settings."""
 MAX_ASSOCIATIONS = 8
 """Identity associations in one message; real clients have one address's and one prefix's."""
 MAX_ADDRESSES = 16

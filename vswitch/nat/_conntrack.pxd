@@ -105,6 +105,8 @@ cdef struct Share:          # what one container holds of that which all share; 
     uint32_t chunks         # of the pool
     uint32_t pumped         # work done for what comes in from the host in this turn of the dataplane
     uint64_t pumped_turn
+    uint32_t calls          # connections to control that it may open, in thousandths
+    uint64_t calls_at_ns    # when they were last topped up
     uint64_t dialer_until_ns    # a connect() of its was slow: until then the dialer makes them
 
 cdef struct Timeouts:       # seconds

@@ -9,6 +9,8 @@ from vswitch.nat._conntrack cimport Flow
 cdef enum:
     PUMP_BYTES = 524288     # read from host sockets for one container per turn of the dataplane
     PUMP_COST = 4096        # what a read counts beside its bytes
+    CALL_BURST = 128        # connections to control that a container may open at once,
+    CALLS_PER_S = 1000      # and per second after that: each is some 40 us of Python's time
 
 cdef inline bint may_pump(Switch *sw, Port *port) noexcept nogil:
     """Whether more may be read for the container in this turn."""
@@ -26,4 +28,5 @@ cdef Flow *claim_flow(Switch *sw, Port *port, uint8_t protocol, const uint8_t *i
 cdef bint claim_descriptor(Switch *sw, Port *port, const Flow *spared) noexcept nogil
 cdef void return_descriptor(Switch *sw, Port *port) noexcept nogil
 cdef bint claim_half_open(Switch *sw, Port *port) noexcept nogil
+cdef bint may_call(Switch *sw, Port *port) noexcept nogil
 cdef void return_half_open(Port *port) noexcept nogil

@@ -38,7 +38,9 @@ from vswitch.nat._nat cimport EMIT_BYTES, EMIT_ROOM, POLL_FLOW, POLL_LISTENER, P
 from vswitch.nat._reassembly cimport (
     MAX_REASSEMBLIES, reassemble, reassemblies_close, reassemblies_expire, reassemblies_forget, reassemblies_open,
 )
+from vswitch.nat._segments cimport TCP_SYN
 from vswitch.nat._service cimport tcp_due, tcp_flush, tcp_ready, tcp_serve
+from vswitch.nat._shares cimport may_call
 from vswitch.nat._sockets cimport (
     AF_INET, AF_INET6, SO_PEEK_OFF, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET, is_mapped, setsockopt, socket,
 )
@@ -153,8 +155,11 @@ cdef bint is_answer(Switch *sw, const Port *port, const Packet *packet) noexcept
 
 
 cdef int resolver(Switch *sw, Port *port, Packet *packet, bint pieces) noexcept nogil:
-    """A question for the gateway's resolver. One datagram in pieces is more than any question, and control takes whole frames."""
+    """A question for the gateway's resolver. One datagram in pieces is more than any question, and control takes whole frames. A connection
+    that comes too soon after the others gets no answer, and so is tried again later."""
     if packet.protocol == TCP:
+        if packet.l4[13] & TCP_SYN and not may_call(sw, port):
+            return Drop.PUNT_RATE
         packet.service = 1
         memcpy(packet.target, packet.outside, 16)
         return hand_over(sw, port, packet)
