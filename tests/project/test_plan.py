@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from simulated_switch import carried_out, members_shown, satisfied
+from simulated_switch import carried_out, satisfied
 
 from vswitch.model import Refused
 from vswitch.project.plan import Held, Plan, State, plan
@@ -299,4 +299,5 @@ def test_what_the_project_did_not_make_gets_more_and_loses_nothing():
         assert steps(wanted) == ["~ connect container p-web-1"] and wanted.waiting == ()
         wanted = plan(project(service(how="there", hostname="h")), state, prune=prune)
         assert steps(wanted) == ["~ connect container p-web-1"]
-        assert wanted.waiting == ("web: container p-web-1 was made by somebody else, who alone can change its hostname",)
+        (waiting,) = wanted.waiting
+        assert waiting == "web: container p-web-1 was made by somebody else, who alone can change its hostname"
