@@ -42,6 +42,17 @@ async def test_the_default_network_and_those_of_users_come_back_as_they_were(tmp
         }
 
 
+@simulated
+async def test_networks_list_their_containers_in_the_same_order_after_a_restart(tmp_path):
+    async with Box(tmp_path) as box:
+        for number in range(8):
+            await box.attach(f"c{number}")
+        before = box.switch.network("default").containers
+        assert [member.name for member in before] == [f"c{number}" for number in range(8)]
+        await box.restart()
+        assert box.switch.network("default").containers == before
+
+
 @pytest.mark.parametrize("keep", [False, True])
 @simulated
 async def test_running_containers_get_their_interfaces_back(tmp_path, keep):

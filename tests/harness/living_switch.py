@@ -184,3 +184,25 @@ class LivingSwitch:
             self.kill(signal.SIGTERM)
         for namespace in [*self.namespaces, self.host]:
             namespace.remove()
+
+
+@contextlib.contextmanager
+def machine_beside(host: Namespace, wire: str) -> Iterator[Namespace]:
+    """A machine beside a host, 192.0.2.9 and 2001:db8::9, on a wire whose end at the host is called `wire`; there the
+    host is 192.0.2.1, 192.0.2.2 and 2001:db8::1.
+    """
+    namespace, other = Namespace(f"{host.name}beside"), "wire"
+    ends = (
+        (host, wire, ("192.0.2.1/24", "192.0.2.2/24", "2001:db8::1/64")),
+        (namespace, other, ("192.0.2.9/24", "2001:db8::9/64")),
+    )
+    try:
+        link = ["ip", "link", "add", wire, "netns", host.name, "type", "veth"]
+        subprocess.run([*link, "peer", other, "netns", namespace.name], check=True)
+        for end, device, addresses in ends:
+            end.run("ip", "link", "set", device, "up")
+            for address in addresses:
+                end.run("ip", "addr", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
+        yield namespace
+    finally:
+        namespace.remove()

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -21,6 +22,7 @@ TOP = Path(__file__).parents[2]
 BECOME = """mount --bind "$1" "$3/src" && mount --bind "$2" "$3/venv" && cd "$3" && shift 3 &&
 exec setpriv --reuid={0} --regid={0} --clear-groups "$@"
 """
+RESOLVING = 'mount --bind "$1" /etc/resolv.conf && shift && exec "$@"'
 
 
 class RootlessSwitch:
@@ -45,16 +47,23 @@ class RootlessSwitch:
             "PYTHONPATH": f"{place}/src",
         }
         self.process: subprocess.Popen | None = None
+        self.resolv_conf: Path | None = None  # what is seen as /etc/resolv.conf, where that matters
 
     def command(self, module: str, *arguments: str) -> list[str]:
         """`module`'s main() as the user, in a mount namespace of its own."""
         program = f"import sys; from {module} import main; sys.exit(main())"
+        return self.as_user("venv/bin/python", "-c", program, *arguments)
+
+    def as_user(self, *program: str) -> list[str]:
+        """A program as the user, in a mount namespace of its own."""
+        resolving = ["sh", "-c", RESOLVING, "sh", str(self.resolv_conf)] if self.resolv_conf else []
         return [
             *self.enter,
             "unshare",
             "--mount",
             "--propagation",
             "private",
+            *resolving,
             "sh",
             "-c",
             BECOME.format(UID),
@@ -62,10 +71,7 @@ class RootlessSwitch:
             str(TOP),
             sys.prefix,
             str(self.place),
-            "venv/bin/python",
-            "-c",
-            program,
-            *arguments,
+            *program,
         ]
 
     def start(self) -> None:
@@ -99,6 +105,11 @@ class RootlessSwitch:
     def names(self) -> list[str]:
         return [row["name"] for row in self.json("ps", "-a")]
 
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        """Ends it by a signal and waits."""
+        self.process.send_signal(how)
+        self.process.wait(15)
+
     def close(self) -> None:
         for name in self.names() if self.process.poll() is None else []:
             self("rm", "--force", name, check=False)
@@ -118,10 +129,11 @@ def everybodys_tun() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def rootless_switch(host: Network | None = None) -> Iterator[RootlessSwitch]:
+def rootless_switch(host: Network | None = None, resolv_conf: Path | None = None) -> Iterator[RootlessSwitch]:
     """A running switch of the user's."""
     place = Path(tempfile.mkdtemp(prefix="vswitch-rootless-"))
     switch = RootlessSwitch(place, host)
+    switch.resolv_conf = resolv_conf
     try:
         with everybodys_tun():
             try:

@@ -197,9 +197,9 @@ class Inventory:
     # ---- ports
 
     def members(self) -> dict[str, list[Member]]:
-        """Who is on which network (by id), stopped containers included."""
+        """Who is on which network (by id), the oldest first, stopped containers included."""
         members: dict[str, list[Member]] = {}
-        for container in self.containers.values():
+        for container in sorted(self.containers.values(), key=lambda one: (one.record.created_at, one.name)):
             for endpoint in container.record.endpoints:
                 members.setdefault(endpoint.network, []).append((container, endpoint))
         return members
