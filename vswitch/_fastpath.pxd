@@ -73,7 +73,8 @@ cdef struct Port:
     uint8_t shared          # somebody else may hold its open file and clear O_NONBLOCK
     uint8_t nowait          # it is shared, and RWF_NOWAIT works on it
     uint8_t captured_by     # bit mask of sessions
-    uint8_t gone            # its descriptor is dead; control has been told
+    uint8_t gone            # why its descriptor is dead (errno), 0 while it lives
+    uint8_t told            # control's mark: it knows that the port is gone
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
     uint32_t punt_tokens    # in thousandths
     uint64_t punt_at_ns     # when they were last topped up

@@ -351,11 +351,12 @@ cdef void lose_port(Switch *sw, Port *port, int error) noexcept nogil:
 
 
 cdef void give_up(Switch *sw, Port *port, int error) noexcept nogil:
-    """The port takes no part any more (its descriptor may be polled as another's): tells control, once."""
+    """The port takes no part any more (its descriptor may be polled as another's): tells control, once. Where the ring has no room for
+    that, control finds the mark when it has drained the ring."""
     cdef Event *event
     if port.gone:
         return
-    port.gone = 1
+    port.gone = <uint8_t>error if 0 < error < 256 else EIO
     event = <Event *>ring_reserve(&sw.events, sizeof(Event))
     if event != NULL:
         event.kind = EVENT_PORT_GONE

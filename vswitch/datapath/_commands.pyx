@@ -9,7 +9,7 @@ free it.
 A snapshot copies at most SNAPSHOT_ROWS table entries per batch. Rows that change meanwhile appear in their old or new state,
 and an entry that lives throughout appears exactly once, because entries never move.
 """
-from libc.errno cimport ENOMEM, ENOSPC, errno
+from libc.errno cimport ENODEV, ENOMEM, ENOSPC, errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
@@ -167,7 +167,7 @@ cdef bint remove_port(Switch *sw, uint16_t index) noexcept nogil:
         return True
     if not port.gone:
         epoll_ctl(sw.poller, EPOLL_CTL_DEL, port.fd, NULL)
-        port.gone = 1
+        port.gone = ENODEV
     if not nat_forget_port(sw, port):
         return False
     network = sw.networks[port.network]

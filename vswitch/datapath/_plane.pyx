@@ -15,7 +15,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
-    AUTOCONF_PREFIXES, DNS_BURST, EVENT_FLOW_OPENED, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
+    AUTOCONF_PREFIXES, DNS_BURST, EVENT_FLOW_OPENED, EVENT_PORT_GONE, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
     OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_DNS, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX,
     OP_NETWORK_REMOVE, OP_NETWORK_ROUTER, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
     PORT_PACKET, PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
@@ -94,6 +94,7 @@ cdef int note_own(Port *port, bytes address) except -1:
 @cython.no_gc       # it is in no cycle, and the collector must not empty its lists before __dealloc__, which needs them
 cdef class Dataplane(Outside):
     cdef bint running
+    cdef uint64_t events_lost       # when events() looked last
 
     def __cinit__(self, *, uint32_t mac_capacity=65536, uint32_t mac_share=1024, uint32_t neighbour_capacity=131072, uint64_t seed=0,
                   uint32_t age_s=300, uint32_t max_flows=65536, uint32_t max_descriptors=1024, uint32_t busy_poll_us=0,
@@ -386,19 +387,36 @@ cdef class Dataplane(Outside):
 
     def events(self) -> list:
         """What happened of itself: (kind, network, port, errno, flow); `flow` as in Table.rows() where it is about one, else None.
-        EVENT_SERVICE has a descriptor in the place of errno, which is the caller's."""
+        EVENT_SERVICE has a descriptor in the place of errno, which is the caller's. Where the ring was full meanwhile, ports that are gone
+        and could not say so are told of too."""
         cdef uint32_t length
         cdef const Event *event
         cdef list found = []
+        cdef uint64_t lost = load_relaxed(&self.sw.events.dropped)
         while True:
             event = <const Event *>ring_peek(&self.sw.events, &length)
             if event == NULL:
-                return found
+                break
             flow = None
             if event.kind >= EVENT_FLOW_OPENED:
                 flow = flow_row(&(<const FlowEvent *>event).row)
-            found.append((event.kind, event.network, event.port, event.error, flow))
+            if event.kind != EVENT_PORT_GONE:
+                found.append((event.kind, event.network, event.port, event.error, flow))
+            elif event.port in self.ports:
+                self.tell_gone(<Port *><uintptr_t>self.ports[event.port], found)
             ring_release(&self.sw.events, length)
+        if lost != self.events_lost:
+            self.events_lost = lost
+            for port in self.ports.values():
+                if (<Port *><uintptr_t>port).gone:
+                    self.tell_gone(<Port *><uintptr_t>port, found)
+        return found
+
+    cdef tell_gone(self, Port *port, list found):
+        """Once for each port."""
+        if not port.told:
+            port.told = 1
+            found.append((EVENT_PORT_GONE, port.network, port.index, port.gone, None))
 
     # ---- counters
 

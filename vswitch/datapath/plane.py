@@ -35,7 +35,8 @@ EVENTS = {1: "port_gone", 2: "no_ping", 3: "flow_opened", 4: "flow_closed"}
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 DIRECTIONS = {1: "out", 2: "in"}
 TCP_STATES = {0: "", 1: "connecting", 2: "syn_received", 3: "syn_sent", 4: "established", 5: "time_wait"}
-SPARE_DESCRIPTORS = 512     # of the process, or a quarter: for what is no flow and no port, the resolver's most of all
+# Descriptors of the process for what is no flow and no port: the resolver's (up to 2,048), three for each container
+SPARE_DESCRIPTORS, SPARE_PART = 512, 6  # at least so many, or this part of all
 
 
 class Punt(NamedTuple):
@@ -125,7 +126,7 @@ def mapped(address: bytes) -> bytes:
 def _descriptors() -> int:
     """How many of this process's descriptors the dataplane may have."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return max(limit - max(SPARE_DESCRIPTORS, limit // 4), 64)
+    return max(limit - max(SPARE_DESCRIPTORS, limit // SPARE_PART), 64)
 
 
 class Datapath:
