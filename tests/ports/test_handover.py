@@ -127,6 +127,22 @@ def test_descriptors_arrive_in_order_under_their_token(runner, path):
     assert runner.run(scenario()) == ["pipe 0", "pipe 1", "pipe 2"]
 
 
+def test_a_client_that_comes_while_the_switch_starts_waits(runner, path):
+    async def scenario():
+        server = TokenServer(path, os.geteuid())
+        server.listen()
+        with pipes(1) as fds:
+            offering = asyncio.create_task(asyncio.to_thread(offer, path, fds))
+            done, _ = await asyncio.wait([offering], timeout=0.05)
+            assert not done
+            server.start(asyncio.get_running_loop())
+            claimed = server.claim(await offering)
+        server.close()
+        return said(claimed)
+
+    assert runner.run(scenario()) == ["pipe 0"]
+
+
 def test_many_offers_at_once_are_told_apart(runner, path):
     async def scenario():
         async with serving(path) as server:

@@ -6,7 +6,7 @@ and how it ends.
     dataplane its thread runs
     captures  of a packet log, before there is a port
     switch    store, networks, containers that were there before
-    clients   descriptors first (SOCKET.fd), then requests; those who connected meanwhile were queued
+    clients   descriptors first (SOCKET.fd), then requests; those who connected meanwhile, to either, were queued
     READY
 
 It ends backwards, by SIGTERM or SIGINT; containers keep their interfaces either way. SIGHUP reads the
@@ -97,6 +97,9 @@ class Daemon:
         options, settings = self._options, self._settings
         listener = listen(options.socket, settings.switch.socket_group)
         ending.callback(listener.close)
+        tokens = TokenServer(f"{options.socket}.fd", os.geteuid())
+        tokens.listen()
+        ending.callback(tokens.close)
         _make_state_dir(options.state_dir)
         lock = await lock_state(options.state_dir)
         ending.callback(lock.close)
@@ -125,14 +128,15 @@ class Daemon:
         )
         ending.push_async_callback(self._switch.close)
         await self._switch.start(returned_taps(self._inherited, self._notifier))
-        await self._open_to_clients(listener, captures, ending)
+        await self._open_to_clients(listener, tokens, captures, ending)
         ending.callback(lock.ending)
         return datapath
 
-    async def _open_to_clients(self, listener: Listener, captures: Captures, ending: AsyncExitStack) -> None:
-        tokens = TokenServer(f"{self._options.socket}.fd", os.geteuid())
+    async def _open_to_clients(
+        self, listener: Listener, tokens: TokenServer, captures: Captures, ending: AsyncExitStack
+    ) -> None:
         tokens.start(asyncio.get_running_loop())
-        ending.callback(tokens.close)
+        ending.callback(tokens.close)  # again, and first: nobody leaves descriptors with a switch that ends
         started = rfc3339(SystemClock().wall_s())
         context = Context(
             switch=self._switch,

@@ -75,15 +75,23 @@ class TokenServer:
     def __init__(self, path: str, uid: int):
         self._path = path
         self._uid = uid
-        self._loop: asyncio.AbstractEventLoop
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._listener: socket.socket | None = None
         self._connections: dict[socket.socket, asyncio.TimerHandle] = {}
         self._deposits: dict[str, Deposit] = {}
 
-    def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen at the path, mode 0600; a socket left there by a dead switch is replaced. Refused."""
-        self._loop = loop
+    def listen(self) -> None:
+        """Be there for clients, who wait until start(). At the path, mode 0600; a socket left there by a dead switch is
+        replaced. Refused.
+        """
         self._listener = _listen(self._path)
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take descriptors from now on; listens first if it does not yet."""
+        self._loop = loop
+        if self._listener is None:
+            self.listen()
+        assert self._listener is not None
         loop.add_reader(self._listener.fileno(), self._on_connection)
 
     def claim(self, token: str) -> list[int]:
@@ -98,7 +106,8 @@ class TokenServer:
         """Stop listening and close whatever was not claimed. May be called twice."""
         if self._listener is None:
             return
-        self._loop.remove_reader(self._listener.fileno())
+        if self._loop is not None:
+            self._loop.remove_reader(self._listener.fileno())
         self._listener.close()
         self._listener = None
         with contextlib.suppress(FileNotFoundError):
