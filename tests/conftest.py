@@ -4,6 +4,7 @@ namespaces. Tests marked `root` are skipped where there is no root.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).with_name("harness")))
+
+# A shell ignores ctrl-C for what it starts in the background, and programs pass that on: its tests would wait for ever
+for stop in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(stop) is signal.SIG_IGN:
+        signal.signal(stop, signal.default_int_handler if stop == signal.SIGINT else signal.SIG_DFL)
 
 settings.register_profile(
     "steady",
