@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).with_name("harness")))
 
-# A shell ignores ctrl-C for what it starts in the background, and programs pass that on: its tests would wait for ever
-for stop in (signal.SIGINT, signal.SIGQUIT):
+# A shell ignores ctrl-C for what it starts in the background, nohup SIGHUP, and programs pass that on to their own
+for stop in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
     if signal.getsignal(stop) is signal.SIG_IGN:
         signal.signal(stop, signal.default_int_handler if stop == signal.SIGINT else signal.SIG_DFL)
 
