@@ -4,6 +4,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from vswitch.arp._neighbours cimport Neighbours
 from vswitch.bridge._fdb cimport Fdb
+from vswitch.datapath._bucket cimport Bucket
 from vswitch.datapath._drops cimport Drop
 from vswitch.datapath._ring cimport Ring, add_relaxed
 from vswitch.datapath._waiting cimport Waiting
@@ -76,10 +77,8 @@ cdef struct Port:
     uint8_t gone            # why its descriptor is dead (errno), 0 while it lives
     uint8_t told            # control's mark: it knows that the port is gone
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
-    uint32_t punt_tokens    # in thousandths
-    uint64_t punt_at_ns     # when they were last topped up
-    uint32_t dns_tokens     # the same for questions about names
-    uint64_t dns_at_ns
+    Bucket punts            # questions to control
+    Bucket questions        # those about names
     uint64_t dns_mark       # where the last of them ends on the punt ring
     uint32_t dns_waiting    # how many it put there since control had read them all
     Share share             # of the flows, descriptors and buffers that translation has

@@ -36,6 +36,7 @@ from posix.unistd cimport close, read, write
 
 from vswitch.arp._neighbours cimport neighbours_close, neighbours_open
 from vswitch.bridge._fdb cimport NOBODY, fdb_close, fdb_expire, fdb_find, fdb_key, fdb_learn, fdb_open
+from vswitch.datapath._bucket cimport take
 from vswitch.datapath._commands cimport apply_commands, fill_snapshots
 from vswitch.datapath._ring cimport (
     add_relaxed, load_acquire, ring_close, ring_commit, ring_empty, ring_open, ring_peek, ring_release, ring_reserve, swap32,
@@ -660,8 +661,8 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
         return
     if kind == PUNT_DNS and load_acquire(&sw.punt.head) >= port.dns_mark:
         port.dns_waiting = 0
-    if not (port.dns_waiting < DNS_WAITING and may_punt(sw, &port.dns_tokens, &port.dns_at_ns, DNS_BURST, DNS_PER_S) if kind == PUNT_DNS
-            else may_punt(sw, &port.punt_tokens, &port.punt_at_ns, PUNT_BURST, PUNT_PER_S)):
+    if not (port.dns_waiting < DNS_WAITING and take(&port.questions, sw.now_ns, DNS_BURST, DNS_PER_S) if kind == PUNT_DNS
+            else take(&port.punts, sw.now_ns, PUNT_BURST, PUNT_PER_S)):
         drop(sw, port, frame, Drop.PUNT_RATE)
         return
     header = <PuntHeader *>ring_reserve(&sw.punt, sizeof(PuntHeader) + frame.length)
@@ -680,18 +681,6 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
     add_relaxed(&port.counters.punted, 1)
     if port.captured_by:
         capture(sw, port, frame, DIRECTION_IN, Drop.FORWARDED)
-
-
-cdef bint may_punt(Switch *sw, uint32_t *tokens, uint64_t *at_ns, uint32_t burst, uint32_t per_s) noexcept nogil:
-    """Token bucket, in thousandths: `burst` questions at once, `per_s` after that."""
-    cdef uint64_t earned = (sw.now_ns - at_ns[0]) // 1000000 * per_s
-    if earned:
-        at_ns[0] = sw.now_ns
-        tokens[0] = <uint32_t>min(tokens[0] + earned, <uint64_t>burst * 1000)
-    if tokens[0] < 1000:
-        return False
-    tokens[0] -= 1000
-    return True
 
 
 # ---- forward

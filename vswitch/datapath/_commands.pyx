@@ -132,7 +132,6 @@ cdef void add_port(Switch *sw, Port *port) noexcept nogil:
     sw.ports[port.index] = port
     sw.port_count += 1
     sw.nat.conntrack.taken += 1
-    port.punt_at_ns = port.dns_at_ns = sw.now_ns
     if not join(sw.networks[port.network], port.index):
         give_up(sw, port, ENOMEM)
     elif port.has_mac and not fdb_assign(&sw.fdb, fdb_key(port.network, port.mac), port.index):

@@ -15,10 +15,10 @@ from libc.string cimport memcpy
 from posix.unistd cimport read, write
 
 from vswitch._fastpath cimport (
-    AUTOCONF_PREFIXES, DNS_BURST, EVENT_FLOW_OPENED, EVENT_PORT_GONE, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
+    AUTOCONF_PREFIXES, EVENT_FLOW_OPENED, EVENT_PORT_GONE, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
     OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_DNS, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX,
     OP_NETWORK_REMOVE, OP_NETWORK_ROUTER, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
-    PORT_PACKET, PORT_TAP, PUNT_BURST, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
+    PORT_PACKET, PORT_TAP, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
     Counters, Event, FlowEvent, InjectHeader, Network, Port, PuntHeader, switch_close, switch_open, switch_run, switch_turn,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT
@@ -279,7 +279,6 @@ cdef class Dataplane(Outside):
             note_own(port, address)
         port.kind = PORT_TAP if kind == "tap" else PORT_PACKET
         port.shared = port.nowait = shared and port.kind == PORT_TAP
-        port.punt_tokens, port.dns_tokens = PUNT_BURST * 1000, DNS_BURST * 1000
         if mac is not None:
             port.has_mac = 1
             memcpy(port.mac, <const uint8_t *>mac, 6)

@@ -4,6 +4,8 @@
 # flow, "outside" the other end as the container sees it.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from vswitch.datapath._bucket cimport Bucket
+
 cdef enum:
     NO_FLOW = 0xFFFFFFFF
     FINE_SLOTS = 256        # of FINE_NS each: retransmissions, delayed work
@@ -105,8 +107,8 @@ cdef struct Share:          # what one container holds of that which all share; 
     uint32_t chunks         # of the pool
     uint32_t pumped         # work done for what comes in from the host in this turn of the dataplane
     uint64_t pumped_turn
-    uint32_t calls          # connections to control that it may open, in thousandths
-    uint64_t calls_at_ns    # when they were last topped up
+    Bucket calls            # connections to control
+    Bucket complaints       # ICMP errors that it is sent
     uint64_t dialer_until_ns    # a connect() of its was slow: until then the dialer makes them
 
 cdef struct Timeouts:       # seconds

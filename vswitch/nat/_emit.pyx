@@ -24,12 +24,11 @@ from libc.errno cimport (
     EACCES, EADDRNOTAVAIL, ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EPERM,
 )
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from vswitch._fastpath cimport MAX_PORTS, Frame, Network, transmit
+from vswitch._fastpath cimport Frame, Network, transmit
+from vswitch.datapath._bucket cimport take
 from vswitch.nat._nat cimport EMIT_ROOM
-from vswitch.nat._udp cimport Allowance, Udp
 from vswitch.wire._bytes cimport read16, store16, write16, write32
 from vswitch.wire._checksum cimport complement, fold, pseudo_sum, sum_bytes
 from vswitch.wire._vnet cimport GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, VNET_BYTES, VNET_NEEDS_CSUM, VnetHeader
@@ -46,21 +45,6 @@ cdef enum:
     QUOTED6 = 1232          # and in an ICMPv6 error: 1280 altogether (RFC 4443 section 2.4)
     NO_OPTIONS4 = 20
     NO_OPTIONS6 = 40
-
-
-cdef inline Voice *voice_of(Switch *sw) noexcept nogil:
-    return &(<Udp *>sw.nat.udp).voice
-
-
-cdef bint voice_open(Voice *voice) noexcept nogil:
-    """Allowances for every port there can be; False when memory is short."""
-    voice.allowances = <Allowance *>calloc(MAX_PORTS + 1, sizeof(Allowance))
-    return voice.allowances != NULL
-
-
-cdef void voice_close(Voice *voice) noexcept nogil:
-    free(voice.allowances)
-    voice.allowances = NULL
 
 
 # ---- packets
@@ -89,7 +73,7 @@ cdef void emit_whole(Switch *sw, Port *port, const Outgoing *out, bint gso, uint
     if gso:
         segments = (out.l4_bytes - l4_header + out.gso_size - 1) // out.gso_size
     open_frame(sw, port, out, &frame, out.l4, out.l4_bytes, 0)
-    write_ip(voice_of(sw), out, out.l4, out.l4_bytes, segments)
+    write_ip(sw, out, out.l4, out.l4_bytes, segments)
     if not out.complete:
         leave_checksum(out, frame.vnet)
     if gso:
@@ -120,7 +104,7 @@ cdef void open_frame(Switch *sw, Port *port, const Outgoing *out, Frame *frame, 
     write16(frame.data + 12, frame.ethertype)
 
 
-cdef void write_ip(Voice *voice, const Outgoing *out, uint8_t *payload, uint32_t length, uint32_t identifications) noexcept nogil:
+cdef void write_ip(Switch *sw, const Outgoing *out, uint8_t *payload, uint32_t length, uint32_t identifications) noexcept nogil:
     """The IP header before `payload`; a packet that may be fragmented takes so many identifications."""
     cdef uint8_t *ip = payload - (NO_OPTIONS6 if out.ipv6 else NO_OPTIONS4)
     if out.ipv6:
@@ -135,8 +119,8 @@ cdef void write_ip(Voice *voice, const Outgoing *out, uint8_t *payload, uint32_t
     if out.protocol == TCP:
         write32(ip + 4, 0x4000)
     else:
-        write32(ip + 4, <uint32_t>voice.identification << 16)
-        voice.identification += <uint16_t>identifications
+        write32(ip + 4, <uint32_t>sw.nat.identification << 16)
+        sw.nat.identification += <uint16_t>identifications
     ip[8], ip[9] = out.ttl, out.protocol
     store16(ip + 10, 0)
     memcpy(ip + 12, out.source + 12, 4)
@@ -190,7 +174,7 @@ cdef void emit_datagrams(Switch *sw, Port *port, const Outgoing *out) noexcept n
 cdef void emit_fragments(Switch *sw, Port *port, const Outgoing *out, uint32_t mtu) noexcept nogil:
     """A packet in fragments; headers go over the end of the fragment that left before."""
     cdef uint32_t room = (mtu - (NO_OPTIONS6 + 8 if out.ipv6 else NO_OPTIONS4)) & ~<uint32_t>7
-    cdef uint16_t identification = voice_of(sw).identification
+    cdef uint16_t identification = sw.nat.identification
     cdef uint32_t at = 0, length
     if out.protocol == UDP and not out.complete:
         finish_udp(out)
@@ -198,7 +182,7 @@ cdef void emit_fragments(Switch *sw, Port *port, const Outgoing *out, uint32_t m
         length = out.l4_bytes - at if out.l4_bytes - at < room else room
         emit_fragment(sw, port, out, at, length, identification)
         at += length
-    voice_of(sw).identification = identification + 1
+    sw.nat.identification = identification + 1
 
 
 cdef void emit_fragment(Switch *sw, Port *port, const Outgoing *out, uint32_t at, uint32_t length,
@@ -213,12 +197,12 @@ cdef void emit_fragment(Switch *sw, Port *port, const Outgoing *out, uint32_t at
     open_frame(sw, port, out, &frame, payload, length, 8 if out.ipv6 else 0)
     if out.ipv6:
         part.protocol = FRAGMENT
-        write_ip(voice_of(sw), &part, extension, length + 8, 0)
+        write_ip(sw, &part, extension, length + 8, 0)
         extension[0], extension[1] = out.protocol, 0
         write16(extension + 2, at | more)
         write32(extension + 4, identification)
     else:
-        write_ip(voice_of(sw), out, payload, length, 0)
+        write_ip(sw, out, payload, length, 0)
         write16(ip + 4, identification)
         write16(ip + 6, at >> 3 | (0x2000 if more else 0))
         store16(ip + 10, 0)
@@ -234,7 +218,7 @@ cdef void complain_packet(Switch *sw, Port *port, const Packet *packet, uint8_t 
     cdef uint32_t limit = QUOTED6 if packet.ipv6 else QUOTED4
     cdef uint32_t quoted = packet.total if packet.total < limit else limit
     cdef uint8_t *out = sw.reply + EMIT_ROOM
-    if not may_complain(packet) or not allowed(sw, port):
+    if not may_complain(packet) or not take(&port.share.complaints, sw.now_ns, COMPLAINT_BURST, COMPLAINTS_PER_S):
         return
     memcpy(out + 8, packet.ip, quoted)
     send_error(sw, port, packet.ipv6, packet.inside, packet.mac, NULL, kind, code, info, quoted)
@@ -254,21 +238,6 @@ cdef bint may_complain(const Packet *packet) noexcept nogil:
     return packet.protocol != ICMP or (l4_bytes >= 8 and (l4[0] == 8 or l4[0] == 0 or l4[0] == 13 or l4[0] == 14))
 
 
-cdef bint allowed(Switch *sw, const Port *port) noexcept nogil:
-    """Token bucket: COMPLAINT_BURST errors at once, COMPLAINTS_PER_S after that."""
-    cdef Allowance *mine = &voice_of(sw).allowances[port.index]
-    cdef uint64_t passed_ms = (sw.now_ns - mine.filled_ns) // 1000000
-    cdef uint64_t tokens = mine.tokens
-    if passed_ms:
-        tokens = COMPLAINT_BURST * 1000 if passed_ms > 1000000 else tokens + passed_ms * COMPLAINTS_PER_S
-        mine.filled_ns = sw.now_ns
-        mine.tokens = COMPLAINT_BURST * 1000 if tokens > COMPLAINT_BURST * 1000 else <uint32_t>tokens
-    if mine.tokens < 1000:
-        return False
-    mine.tokens -= 1000
-    return True
-
-
 cdef void complain_flow(Switch *sw, Port *port, const Flow *flow, const uint8_t *offender, uint8_t kind, uint8_t code,
                         uint32_t info, const uint8_t *l4, uint32_t l4_bytes) noexcept nogil:
     """The same about an earlier packet of a flow, of which there is the L4 header and perhaps some payload; from `offender`, or
@@ -278,7 +247,7 @@ cdef void complain_flow(Switch *sw, Port *port, const Flow *flow, const uint8_t 
     cdef uint32_t quoted = l4_bytes if l4_bytes < limit else limit
     cdef uint8_t *out = sw.reply + EMIT_ROOM
     cdef uint32_t length = l4_bytes
-    if quoted < 8 or not allowed(sw, port):
+    if quoted < 8 or not take(&port.share.complaints, sw.now_ns, COMPLAINT_BURST, COMPLAINTS_PER_S):
         return
     if flow.protocol == UDP and read16(l4 + 4) > length:
         length = read16(l4 + 4)

@@ -100,4 +100,5 @@ cdef struct Nat:
     uint8_t gso             # UDP_SEGMENT works
     uint8_t gro             # UDP_GRO works
     uint8_t watched         # control wants to hear of every flow
+    uint16_t identification # of the next IPv4 packet that may be fragmented
     uint64_t random         # state of a generator for initial sequence numbers

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from vswitch._fastpath cimport Port, Switch
+from vswitch.datapath._bucket cimport take
 from vswitch.datapath._waiting cimport FRAME_WORK
 from vswitch.nat._conntrack cimport Flow
 
@@ -19,6 +20,10 @@ cdef inline bint may_pump(Switch *sw, Port *port) noexcept nogil:
         port.share.pumped = 0
     return port.share.pumped < PUMP_BYTES
 
+cdef inline bint may_call(Switch *sw, Port *port) noexcept nogil:
+    """Whether it may open another connection to control, which has to look at each, as it has at each question over UDP."""
+    return take(&port.share.calls, sw.now_ns, CALL_BURST, CALLS_PER_S)
+
 cdef inline void pumped(Switch *sw, Port *port, uint32_t bytes) noexcept nogil:
     """So many bytes were read for it."""
     port.share.pumped += PUMP_COST + bytes
@@ -28,5 +33,4 @@ cdef Flow *claim_flow(Switch *sw, Port *port, uint8_t protocol, const uint8_t *i
 cdef bint claim_descriptor(Switch *sw, Port *port, const Flow *spared) noexcept nogil
 cdef void return_descriptor(Switch *sw, Port *port) noexcept nogil
 cdef bint claim_half_open(Switch *sw, Port *port) noexcept nogil
-cdef bint may_call(Switch *sw, Port *port) noexcept nogil
 cdef void return_half_open(Port *port) noexcept nogil

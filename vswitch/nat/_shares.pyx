@@ -5,8 +5,6 @@ Shares follow what is free (_conntrack.pyx). The oldest flow need not have what 
 datagram's is not half open. So up to GIVE_WAY of them end for one new claim, and a claim that this doesn't help is refused. Others' flows
 are never touched.
 """
-from libc.stdint cimport uint64_t
-
 from vswitch.nat._conntrack cimport flow_add, may_open
 from vswitch.nat._tcp cimport MAX_HALF_OPEN
 from vswitch.nat._translate cimport end_flow
@@ -72,15 +70,3 @@ cdef bint claim_half_open(Switch *sw, Port *port) noexcept nogil:
 
 cdef void return_half_open(Port *port) noexcept nogil:
     port.share.half_open -= 1
-
-
-cdef bint may_call(Switch *sw, Port *port) noexcept nogil:
-    """Token bucket of connections to control, which has to look at each, as it has at each question over UDP."""
-    cdef uint64_t earned = (sw.now_ns - port.share.calls_at_ns) // 1000000 * CALLS_PER_S
-    if earned:
-        port.share.calls_at_ns = sw.now_ns
-        port.share.calls = <uint32_t>min(port.share.calls + earned, <uint64_t>CALL_BURST * 1000)
-    if port.share.calls < 1000:
-        return False
-    port.share.calls -= 1000
-    return True

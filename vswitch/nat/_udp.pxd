@@ -66,16 +66,7 @@ cdef struct Train:          # datagrams of one flow that came one by one and go 
     uint32_t size           # payload of each but the last
     uint8_t *room           # EMIT_ROOM, a UDP header, BATCH_BYTES
 
-cdef struct Allowance:      # of ICMP errors, one per port
-    uint64_t filled_ns      # when it was last topped up
-    uint32_t tokens         # in thousandths
-
-cdef struct Voice:          # what emitting has to remember; _emit.pyx
-    uint16_t identification # of the next IPv4 packet that may be fragmented
-    Allowance *allowances   # by port index
-
 cdef struct Udp:
-    Voice voice
     Mapping *mappings
     uint32_t *buckets       # number + 1 of a mapping, 0 for none
     uint32_t bucket_mask

@@ -45,7 +45,7 @@ from vswitch.nat._datagrams cimport (
     set_fragmenting, set_tos, set_ttl,
 )
 from vswitch.nat._echo cimport echo_out
-from vswitch.nat._emit cimport complain_errno, complain_flow, voice_close, voice_open
+from vswitch.nat._emit cimport complain_errno, complain_flow
 from vswitch.nat._inbound cimport heed_errors, receive, train_leaves
 from vswitch.nat._mappings cimport idle_seconds, mappings_close, mappings_open, open_flow, unlink_flow
 from vswitch.nat._nat cimport EMIT_ROOM, MAX_LISTENERS
@@ -74,8 +74,7 @@ cdef bint udp_open(Switch *sw) noexcept nogil:
     udp.train.room = <uint8_t *>malloc(EMIT_ROOM + 8 + BATCH_BYTES)
     udp.quote = <uint8_t *>malloc(8 + ERROR_BYTES)
     udp.message = <uint8_t *>malloc(LARGEST_DATAGRAM)
-    fits = voice_open(&udp.voice)
-    fits = mappings_open(udp, sw.nat.conntrack.capacity) and fits
+    fits = mappings_open(udp, sw.nat.conntrack.capacity)
     fits = inbox_open(&udp.inbox) and fits
     if (not fits or udp.listened == NULL or udp.clients == NULL or udp.batch.payload == NULL or udp.train.room == NULL
             or udp.quote == NULL or udp.message == NULL):
@@ -92,7 +91,6 @@ cdef void udp_close(Switch *sw) noexcept nogil:
     if udp == NULL:
         return
     mappings_close(udp)
-    voice_close(&udp.voice)
     inbox_close(&udp.inbox)
     free(udp.listened)
     free(udp.clients)
