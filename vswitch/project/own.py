@@ -37,10 +37,10 @@ from vswitch.project.wish import (
 TOP = ("project", "networks", "containers")
 OF_A_NETWORK = ("name", "external", "subnets", "internal", "ipv6", "mtu", "options", "labels")
 OF_A_SUBNET = ("subnet", "gateway", "ip_range", "aux_addresses")
-LISTS = ("ports", "dns", "dns_search", "dns_options", "extra_hosts", "cap_add", "cap_drop")
+LISTS = ("dns", "dns_search", "dns_options", "extra_hosts", "cap_add", "cap_drop")
 OF_A_CONTAINER = (
-    "name", "command", *PLACES, "networks", "network_mode", "hostname", *LISTS, "environment", "workdir", "labels",
-    "after",
+    "name", "command", *PLACES, "networks", "network_mode", "hostname", "ports", *LISTS, "environment", "workdir",
+    "labels", "after",
 )  # fmt: skip
 OF_AN_ATTACHMENT = ("ip", "ip6", "mac_address", "aliases", "gw_priority")
 OF_A_PROGRAM = ("environment", "workdir", "cap_add", "cap_drop")
@@ -110,10 +110,8 @@ def _container(project: str, key: str, reader: Reader, networks: set[str]) -> Se
         if word in fields and how != "run":
             raise fields[word].refused("is for containers that are run: there is no command")
     spec = _networks(key, fields, networks) | {name: fields[name].words() for name in LISTS if name in fields}
-    if "ports" in fields and fields["ports"].is_list():
-        spec["ports"] = [element.publish() for element in fields["ports"].elements()]
-    elif spec.get("ports"):
-        spec["ports"] = [fields["ports"].publish()]
+    if "ports" in fields:
+        spec["ports"] = [element.publish() for element in fields["ports"].one_or_more()]
     if how in PLACES and "network_mode" in fields:
         raise fields["network_mode"].refused("is for containers that are run: an attached one joins networks")
     if "hostname" in fields:

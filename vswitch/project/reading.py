@@ -109,11 +109,12 @@ class Reader:
 
     # ---- the shapes that files have in several places
 
+    def one_or_more(self) -> list[Reader]:
+        """Of a list its elements; what is none counts as a list of it."""
+        return self.elements() if self.empty or self.is_list() else [self]
+
     def words(self) -> list[str]:
-        """A list of texts; a single one counts as a list of it."""
-        if self.empty:
-            return []
-        return [element.word() for element in self.elements()] if self.is_list() else [self.word()]
+        return [element.word() for element in self.one_or_more()]
 
     def pairs(self) -> dict[str, str | None]:
         """A mapping of texts, or a list of KEY=VALUE; None for a key without a value."""
