@@ -3,6 +3,7 @@
 namespaces. Tests marked `root` are skipped where there is no root.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,12 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("steady")
+
+
+def pytest_collection_finish():
+    """What is there by now stays: whoever collects garbage after each of a thousand examples need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -10,6 +10,7 @@ import errno
 import os
 import socket
 import time
+from contextlib import asynccontextmanager
 
 import dns.flags
 import dns.message
@@ -504,51 +505,42 @@ async def test_a_container_that_floods_is_not_read_and_others_are_answered(tmp_p
 
 @simulated
 async def test_without_descriptors_a_client_waits_and_the_loop_does_not_spin(tmp_path, monkeypatch):
-    async with Box(tmp_path) as box:
-        await box.attach("a")
-        client = Client(box, "a")
-        ears = box.switch._resolving._ears[box.switch.container("a").id]
-        exhausted = Exhausted(ears.tcp)
-        monkeypatch.setattr(ears, "tcp", exhausted)
-        reader, writer = await asyncio.open_connection(*client.tcp)
+    async with crowd_at(tmp_path, monkeypatch, Exhausted) as (listener, reader, writer):
         began = time.monotonic()
-        await until(lambda: exhausted.asked >= 5, "the client to knock again and again")
-        assert exhausted.asked <= 2 + (time.monotonic() - began) / REST_S
-        monkeypatch.setattr(ears, "tcp", exhausted.real)
+        await until(lambda: listener.asked >= 5, "the client to knock again and again")
+        assert listener.asked <= 2 + (time.monotonic() - began) / REST_S
+        monkeypatch.undo()
         writer.write(frame(query("a")))
         assert await asyncio.wait_for(reader.readexactly(2), 5)
-        writer.close()
-        client.close()
 
 
 @simulated
 async def test_clients_without_end_are_taken_a_few_at_a_time(tmp_path, monkeypatch):
+    async with crowd_at(tmp_path, monkeypatch, Crowded) as (listener, _, _):
+        began = time.monotonic()
+        await until(lambda: listener.asked >= 5 * READS, "clients to be taken again and again")
+        assert listener.asked <= READS * (2 + (time.monotonic() - began) / REST_S)
+        monkeypatch.undo()
+
+
+@asynccontextmanager
+async def crowd_at(tmp_path, monkeypatch, kind):
+    """A client connects to a resolver whose listener is a `kind` until the patches are undone."""
     async with Box(tmp_path) as box:
         await box.attach("a")
         client = Client(box, "a")
         ears = box.switch._resolving._ears[box.switch.container("a").id]
-        crowded = Crowded(ears.tcp)
-        monkeypatch.setattr(ears, "tcp", crowded)
-        _, writer = await asyncio.open_connection(*client.tcp)
-        began = time.monotonic()
-        await until(lambda: crowded.asked >= 5 * READS, "clients to be taken again and again")
-        assert crowded.asked <= READS * (2 + (time.monotonic() - began) / REST_S)
-        monkeypatch.setattr(ears, "tcp", crowded.real)
+        listener = kind(ears.tcp)
+        monkeypatch.setattr(ears, "tcp", listener)
+        reader, writer = await asyncio.open_connection(*client.tcp)
+        yield listener, reader, writer
         writer.close()
         client.close()
 
 
-class Crowded:
-    """A listener with ever more clients, who leave at once."""
-
+class Listener:
     def __init__(self, real: socket.socket):
         self.real, self.asked = real, 0
-
-    def accept(self) -> tuple[socket.socket, None]:
-        self.asked += 1
-        ours, theirs = socket.socketpair()
-        theirs.close()
-        return ours, None
 
     def fileno(self) -> int:
         return self.real.fileno()
@@ -557,18 +549,22 @@ class Crowded:
         self.real.close()
 
 
-class Exhausted:
-    """A listener of a process that has no descriptors left."""
+class Crowded(Listener):
+    """Has ever more clients, who leave at once."""
 
-    def __init__(self, real: socket.socket):
-        self.real, self.asked = real, 0
+    def accept(self) -> tuple[socket.socket, None]:
+        self.asked += 1
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours, None
+
+
+class Exhausted(Listener):
+    """Its process has no descriptors left."""
 
     def accept(self) -> None:
         self.asked += 1
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    def fileno(self) -> int:
-        return self.real.fileno()
 
 
 def test_the_twin_of_resolv_conf_tells_of_changes():
