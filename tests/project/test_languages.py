@@ -173,7 +173,7 @@ def test_our_own_language_says_the_same():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("services: {}", "describes neither services nor networks"),
+        ("name: a", "describes neither services nor networks"),
         ("services: [a]", "1:11: services: should be a mapping, not a list"),
         ("services: {a: {ports: {}}}", "1:23: services.a.ports: should be a list, not a mapping"),
         ("services: {a: {ports: [{published: 1}]}}", "services.a.ports[0]: names no target port"),
@@ -206,7 +206,7 @@ def test_what_a_compose_file_cannot_say_is_refused_with_place_and_key(text, line
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "describes neither networks nor containers"),
+        ("project = 'a'", "describes neither networks nor containers"),
         ("nets = 1", "nets: is none of project, networks, containers"),
         ("[containers.a]\nimage = 'x'", "containers.a.image: is none of name, command"),
         ("[containers.a]\ncommand = ['x']\nnetns = 'y'", "containers.a: has command and netns"),
@@ -224,6 +224,11 @@ def test_what_our_own_language_does_not_know_is_refused_with_its_key(text, line)
     with pytest.raises(Refused) as refusal:
         own.read(from_toml(text), None, "shop")
     assert line in str(refusal.value)
+
+
+def test_an_emptied_file_wants_nothing():
+    assert compose.read(from_yaml("services: {}"), None, "shop") == Project("shop", (), ())
+    assert own.read(from_toml("containers = {}"), None, "shop") == Project("shop", (), ())
 
 
 def test_a_name_from_outside_goes_before_the_files_and_a_folders_is_made_fit():

@@ -87,6 +87,10 @@ def test_a_changed_file_changes_what_it_names_and_removes_the_rest_only_when_ask
     assert [row["name"] for row in switch.json("ps", "-a")] == ["shop-job-1"]
     assert {network["name"] for network in switch.json("network", "ls")} == {"default", "shop_default"}
 
+    file.write_text("name: shop\nservices: {}\n")
+    apply(switch, file, "--prune")
+    assert switch.json("ps", "-a") == [] and [n["name"] for n in switch.json("network", "ls")] == ["default"]
+
 
 def test_our_own_language_runs_starts_and_attaches(switch: LivingSwitch, tmp_path):
     namespace = switch.namespace()

@@ -58,9 +58,9 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     top = _fields(Reader(tree), WORKED_WITH, ignored)
     given = top["name"].word() if "name" in top and not top["name"].empty else otherwise
     project = check_project_name(name or given)
-    services = dict(_all(top, "services"))
-    if not services and not dict(_all(top, "networks")):
+    if not top.keys() & {"services", "networks"}:  # either may be empty: nothing is wanted any more
         raise Refused("describes neither services nor networks")
+    services = dict(_all(top, "services"))
     wishes = [_service(project, key, reader, ignored) for key, reader in services.items()]
     present = [wish for wish in wishes if wish is not None]
     networks = _networks(project, dict(_all(top, "networks")), present, ignored)

@@ -50,10 +50,10 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     """The project in a file of ours; names as in compose.read. Refused with the key path of what cannot be."""
     top = _fields(Reader(tree), TOP)
     project = check_project_name(name or (top["project"].word() if "project" in top else otherwise))
+    if not top.keys() & {"networks", "containers"}:  # either may be empty: nothing is wanted any more
+        raise Refused("describes neither networks nor containers")
     described = dict(top["networks"].items()) if "networks" in top else {}
     containers = dict(top["containers"].items()) if "containers" in top else {}
-    if not described and not containers:
-        raise Refused("describes neither networks nor containers")
     networks = [_network(project, key, reader) for key, reader in described.items()]
     services = [_container(project, key, reader, {n.key for n in networks}) for key, reader in containers.items()]
     used = {attachment["network"] for service in services for attachment in service.spec["networks"]}
