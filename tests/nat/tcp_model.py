@@ -319,18 +319,19 @@ class Line:
             self.finish_up()
         if not self.over and not self.poisoned and self.host_gone != "reset":
             self.host_ends()
-            settled(self.all_heard, f"the container hears the end of {self}")
+            settled(self.all_heard, ("the container hears the end", self))
         if not self.over:
             self.close()
-        settled(self.ended, f"both ends are closed: {self}")
+        settled(self.ended, ("both ends are closed", self))
         if not self.host_gone and self.quiet_s < CLOSED_S:
-            settled(self.host_hears_the_end, f"the host hears the end of {self}")
+            settled(self.host_hears_the_end, ("the host hears the end", self))
             assert self.over != "closed" or self.read == self.end_at
 
     def finish_up(self) -> None:
         """The container says again what was not taken; the host reads it."""
-        goal = self.offered if self.end_at is None else self.end_at + 1
-        self.offered = min(self.offered, goal)
+        goal = self.offered
+        if self.end_at is not None:  # which may lie beyond all that was said so far
+            self.offered, goal = self.end_at, self.end_at + 1
 
         def done() -> bool:
             self.host_read_all()
@@ -338,7 +339,7 @@ class Line:
                 self.said_again()
             return bool(self.over or self.host_gone) or self.taken == goal
 
-        settled(done, f"the host hears all: {self}")
+        settled(done, ("the host hears all", self))
 
     def said_again(self) -> None:
         """The first bytes that were not taken, with the end if it is among them; acknowledges all that was heard."""
@@ -375,7 +376,7 @@ class Line:
         return bool(self.over) or self.heard == self.last_down
 
 
-def settled(probe, what: str) -> None:
+def settled(probe, what: object) -> None:
     """Asks a few times at once, then with patience."""
     if not any(probe() for _ in range(50)):
         eventually(probe, what)
