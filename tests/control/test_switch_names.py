@@ -523,6 +523,23 @@ async def test_clients_without_end_are_taken_a_few_at_a_time(tmp_path, monkeypat
         monkeypatch.undo()
 
 
+@simulated
+async def test_datagrams_without_end_from_within_a_container_are_taken_a_few_at_a_time(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("a", dns=["172.17.0.2"])
+        inward = box.switch._resolving._ears[box.switch.container("a").id].inward
+        real = inward._sockets[4]
+        asyncio.get_running_loop().remove_reader(real.fileno())
+        flooded = inward._sockets[4] = Flooded(real)
+        inward._listen(flooded)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            other.sendto(b"x", real.getsockname())
+        began = time.monotonic()
+        await until(lambda: flooded.asked >= 10 * flights.ANSWERS, "datagrams to be taken again and again")
+        assert flooded.asked <= flights.ANSWERS * (2 + (time.monotonic() - began) / flights.PAUSE_S)
+        await box.switch.detach("a")
+
+
 @asynccontextmanager
 async def crowd_at(tmp_path, monkeypatch, kind):
     """A client connects to a resolver whose listener is a `kind` until the patches are undone."""
@@ -557,6 +574,14 @@ class Crowded(Listener):
         ours, theirs = socket.socketpair()
         theirs.close()
         return ours, None
+
+
+class Flooded(Listener):
+    """Has ever more datagrams."""
+
+    def recvfrom(self, most: int) -> tuple[bytes, tuple[str, int]]:
+        self.asked += 1
+        return b"x", ("192.0.2.1", 9)
 
 
 class Exhausted(Listener):
