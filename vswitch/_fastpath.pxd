@@ -27,7 +27,8 @@ cdef enum:
     PUNT_PER_S = 10         # and per second after that
     DNS_BURST = 512         # the same for names, which are everyday business
     DNS_PER_S = 10000
-    DNS_WAITING = 128       # of a port's that wait for control: so many cost others behind them some milliseconds
+    DNS_WAITING = 128       # of a port's that wait for control: so many cost others behind them some milliseconds;
+    DNS_ROOM = 4096         # and no more than one for each so many bytes that the punt ring has left
     CLAIMS_PER_PORT = 16    # IPv6 addresses that a container may make itself: a stable and seven temporary ones, in two prefixes (RFC 8981)
     AUTOCONF_PREFIXES = 8   # of a network
     HOLDS_IPV4 = 1          # Port.holds

@@ -145,6 +145,25 @@ def test_what_control_has_not_read_yet_is_bounded_for_each_port(way):
     assert len(way.switch.punts()) == 1
 
 
+def test_many_ports_with_long_questions_leave_room_for_others_while_control_reads_nothing(way):
+    crowd = [way.container(f"172.17.1.{n}", f"fd00::1:{n}") for n in range(12)]
+    b = way.container("172.17.0.3", "fd00::3")
+
+    def ask(host, source: str) -> None:
+        long = QUESTION.ljust(1400, b"\0")
+        host.send(frames.udp(GATEWAY, host.mac, source, GATEWAY4, long, sport=4000, dport=53), frames.vnet())
+        way.switch.step()
+
+    for n, host in enumerate(crowd):
+        for _ in range(limits()["dns_waiting"]):
+            ask(host, f"172.17.1.{n}")
+    ask(b, "172.17.0.3")
+    b.send(frames.dhcp(b.mac), frames.vnet())
+    way.switch.step()
+    assert b.drops == {} and b.counters["punted"] == 2 and way.switch.totals["punts_lost"] == 0
+    assert {punt.port for punt in way.switch.punts()} == {host.index for host in (*crowd, b)}
+
+
 # ---- connections
 
 
