@@ -211,11 +211,13 @@ def test_what_a_compose_file_cannot_say_is_refused_with_place_and_key(text, line
         ("[containers.a]\nimage = 'x'", "containers.a.image: is none of name, command"),
         ("[containers.a]\ncommand = ['x']\nnetns = 'y'", "containers.a: has command and netns"),
         ("[containers.a]\nnetns = 'y'\nworkdir = '/'", "containers.a.workdir: is for containers that are run"),
-        ("[containers.a]\nnetns = 'y'\nnetwork_mode = 'none'", "network_mode: is for containers that are run"),
+        ("[containers.a]\nnetns = 'y'\nnetwork_mode = 'none'", "containers.a.network_mode: is for containers"),
         ("[containers.a]\ncommand = []", "containers.a.command: names no program"),
         ("[containers.a]\nnetworks = ['b']", "containers.a.networks: network 'b' is not among"),
         ("[containers.a]\nnetns = 'y'\nports = ['99999:1']", "containers.a.ports[0]: '99999:1': port 99999 is above"),
         ("[containers.a]\nnetns = 'y'\nports = 'y'", "containers.a.ports: 'y': 'y' is no port"),
+        ("[containers.a]\nnetns = 'y'\nports = ['']", "containers.a.ports[0]: should be one line, and not empty"),
+        ("[containers.a]\nnetns = 'y'\nports = {}", "containers.a.ports: should be a text, not a mapping"),
         ("[networks.a]\nmtu = 'x'", "networks.a.mtu: should be a whole number, not a text"),
         ("[networks.a]\nsubnets = [{}]", "networks.a.subnets[0]: names no subnet"),
     ],
@@ -223,7 +225,7 @@ def test_what_a_compose_file_cannot_say_is_refused_with_place_and_key(text, line
 def test_what_our_own_language_does_not_know_is_refused_with_its_key(text, line):
     with pytest.raises(Refused) as refusal:
         own.read(from_toml(text), None, "shop")
-    assert line in str(refusal.value)
+    assert str(refusal.value).startswith(line)
 
 
 def test_an_emptied_file_wants_nothing():

@@ -85,8 +85,9 @@ class Reader:
 
     def publish(self, text: str = "") -> str:
         """A PUBLISH, by default what stands here."""
+        text = text or self.word()
         try:
-            publish.parse(text := text or self.word())
+            publish.parse(text)
         except Refused as refusal:
             raise self.refused(str(refusal).removeprefix("-p ")) from None
         return text
