@@ -25,9 +25,9 @@ cdef enum:
     PUNT_BYTES = 2048       # the longest frame worth the control plane's attention
     PUNT_BURST = 20         # questions that a port may ask at once,
     PUNT_PER_S = 10         # and per second after that
-    DNS_BURST = 512         # the same for names, which are everyday business
+    DNS_BURST = 512         # the same of a container's for names, which are everyday business
     DNS_PER_S = 10000
-    DNS_WAITING = 128       # of a port's that wait for control: so many cost others behind them some milliseconds;
+    DNS_WAITING = 128       # of a container's that wait for control: so many cost others behind them some milliseconds;
     DNS_ROOM = 4096         # and no more than one for each so many bytes that the punt ring has left
     CLAIMS_PER_PORT = 16    # IPv6 addresses that a container may make itself: a stable and seven temporary ones, in two prefixes (RFC 8981)
     AUTOCONF_PREFIXES = 8   # of a network
@@ -57,6 +57,13 @@ cdef enum Takes:            # as ports/tap.py's GSO_*
     TAKES_TCP6 = 2
     TAKES_UDP = 4
 
+cdef struct Allowance:      # what one container may ask about names, on whichever of its ports
+    uint32_t ports          # that it is for; control's own
+    Bucket questions
+    Bucket calls            # connections to ask on
+    uint64_t mark           # where its last question ends on the punt ring
+    uint32_t waiting        # how many it put there since control had read them all
+
 cdef struct Port:
     int32_t fd
     uint16_t index
@@ -79,9 +86,7 @@ cdef struct Port:
     uint8_t told            # control's mark: it knows that the port is gone
     int64_t credit          # work it may still cause in this turn; negative after a costly frame
     Bucket punts            # questions to control
-    Bucket questions        # those about names
-    uint64_t dns_mark       # where the last of them ends on the punt ring
-    uint32_t dns_waiting    # how many it put there since control had read them all
+    Allowance *allowance    # those about names
     Share share             # of the flows, descriptors and buffers that translation has
     Counters counters
 

@@ -659,7 +659,7 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
     if frame.length > PUNT_BYTES or frame.vnet.gso_type or (kind == PUNT_DHCP and frame.data[ETHERNET + 6] & 0x20):
         drop(sw, port, frame, Drop.PUNT_OVERSIZED)
         return
-    if not (may_ask(sw, port) if kind == PUNT_DNS else take(&port.punts, sw.now_ns, PUNT_BURST, PUNT_PER_S)):
+    if not (may_ask(sw, port.allowance) if kind == PUNT_DNS else take(&port.punts, sw.now_ns, PUNT_BURST, PUNT_PER_S)):
         drop(sw, port, frame, Drop.PUNT_RATE)
         return
     header = <PuntHeader *>ring_reserve(&sw.punt, sizeof(PuntHeader) + frame.length)
@@ -674,18 +674,18 @@ cdef void punt(Switch *sw, Port *port, Frame *frame, uint32_t kind) noexcept nog
     memcpy(<uint8_t *>header + sizeof(PuntHeader), finished(sw, frame), frame.length)
     ring_commit(&sw.punt, sizeof(PuntHeader) + frame.length)
     if kind == PUNT_DNS:
-        port.dns_mark, port.dns_waiting = sw.punt.tail, port.dns_waiting + 1
+        port.allowance.mark, port.allowance.waiting = sw.punt.tail, port.allowance.waiting + 1
     add_relaxed(&port.counters.punted, 1)
     if port.captured_by:
         capture(sw, port, frame, DIRECTION_IN, Drop.FORWARDED)
 
 
-cdef bint may_ask(Switch *sw, Port *port) noexcept nogil:
-    """Whether control gets another question about a name. What may wait follows the room that is left: a container with many ports fills no ring."""
+cdef bint may_ask(Switch *sw, Allowance *mine) noexcept nogil:
+    """Whether control gets another question about a name. What may wait follows the room that is left: a crowd fills no ring."""
     cdef uint64_t head = load_acquire(&sw.punt.head), room = sw.punt.capacity - (sw.punt.tail - head)
-    if head >= port.dns_mark:
-        port.dns_waiting = 0
-    return port.dns_waiting < min(<uint64_t>DNS_WAITING, room // DNS_ROOM) and take(&port.questions, sw.now_ns, DNS_BURST, DNS_PER_S)
+    if head >= mine.mark:
+        mine.waiting = 0
+    return mine.waiting < min(<uint64_t>DNS_WAITING, room // DNS_ROOM) and take(&mine.questions, sw.now_ns, DNS_BURST, DNS_PER_S)
 
 
 # ---- forward

@@ -504,6 +504,20 @@ async def test_a_container_that_floods_is_not_read_and_others_are_answered(tmp_p
 
 
 @simulated
+async def test_a_container_asks_on_one_account_on_however_many_networks_it_is(tmp_path):
+    async with Box(tmp_path) as box:
+        for name in ("blue", "green"):
+            await box.switch.create_network(NetworkSpec(name=name))
+        await box.attach("a", BLUE)
+        await box.attach("b", BLUE, GREEN)
+        await box.switch.connect("green", "a", GREEN)
+        owners = {index: port.container.name for index, port in box.switch._parts.inventory.ports.items()}
+        siblings = {index: port.sibling for index, port in box.datapath.ports.items()}
+        told = {(owners[index], owners.get(sibling)) for index, sibling in siblings.items()}
+        assert len(siblings) == 4 and told == {("a", None), ("a", "a"), ("b", None), ("b", "b")}
+
+
+@simulated
 async def test_without_descriptors_a_client_waits_and_the_loop_does_not_spin(tmp_path, monkeypatch):
     async with crowd_at(tmp_path, monkeypatch, Exhausted) as (listener, reader, writer):
         began = time.monotonic()

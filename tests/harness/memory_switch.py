@@ -123,6 +123,7 @@ class MemorySwitch:
         index: int | None = None,
         kind: str = "packet",
         addresses: tuple[str, ...] = (),
+        sibling: int | None = None,
     ) -> MemoryHost:
         """A new port. `assigned` gives it its MAC as a static one and, unless `guard` says otherwise, the
         guard that goes with it."""
@@ -139,6 +140,7 @@ class MemorySwitch:
             mac=host.mac if assigned else None,
             guard=guard,
             addresses=[frames.ip(address) for address in addresses],
+            sibling=sibling,
         )
         self.step()
         self.hosts.append(host)

@@ -145,6 +145,28 @@ def test_what_control_has_not_read_yet_is_bounded_for_each_port(way):
     assert len(way.switch.punts()) == 1
 
 
+def test_what_a_container_asks_counts_on_all_its_ports_together(way):
+    first = way.container()
+    second = way.container("172.17.0.9", "fd00::9", sibling=first.index)
+    b = way.container("172.17.0.3", "fd00::3")
+    waiting = limits()["dns_waiting"]
+
+    def ask(host, source: str, times: int) -> None:
+        for _ in range(times):
+            question = frames.udp(GATEWAY, host.mac, source, GATEWAY4, QUESTION, sport=4000, dport=53)
+            host.send(question, frames.vnet())
+            way.switch.step()
+
+    ask(first, INSIDE4, waiting)
+    ask(second, "172.17.0.9", 1)
+    ask(b, "172.17.0.3", 1)
+    assert second.drops == {"punt_rate": 1} and first.drops == b.drops == {}
+    first.leave()
+    assert len(way.switch.punts()) == waiting + 1
+    ask(second, "172.17.0.9", waiting)
+    assert len(way.switch.punts()) == waiting and second.drops == {"punt_rate": 1}
+
+
 def test_many_ports_with_long_questions_leave_room_for_others_while_control_reads_nothing(way):
     crowd = [way.container(f"172.17.1.{n}", f"fd00::1:{n}") for n in range(12)]
     b = way.container("172.17.0.3", "fd00::3")

@@ -177,6 +177,7 @@ class MemoryPort:
     kind: str
     mac: bytes | None
     guard: bool
+    sibling: int | None
 
 
 class MemoryDatapath:
@@ -242,6 +243,7 @@ class MemoryDatapath:
         guard: bool = True,
         addresses: Collection[bytes] = (),
         shared: bool = True,
+        sibling: int | None = None,
     ) -> None:
         await asyncio.sleep(0)
         if index in self.ports or not 0 <= index < 65535 or network not in self.networks:
@@ -249,7 +251,7 @@ class MemoryDatapath:
         os.fstat(fd)  # a closed descriptor is an error here, not later
         if any((network, address) not in self.bindings for address in addresses):
             raise ValueError("a port's addresses are bound before it is added")
-        self.ports[index] = MemoryPort(fd, network, kind, mac, guard)
+        self.ports[index] = MemoryPort(fd, network, kind, mac, guard, sibling)
 
     async def remove_port(self, index: int) -> None:
         await asyncio.sleep(0)

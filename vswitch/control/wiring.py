@@ -148,6 +148,7 @@ class Wiring:
             guard=port.endpoint.source_guard,
             addresses=port.bindings,  # it is held to them from its first frame on
             shared=False,  # our own helper opened it, non-blocking, and a store keeps its copy untouched
+            sibling=next((other.index for other in port.container.ports.values()), None),
         )
 
     async def _bind(self, port: Port) -> None:

@@ -18,7 +18,7 @@ from vswitch._fastpath cimport (
     AUTOCONF_PREFIXES, EVENT_FLOW_OPENED, EVENT_PORT_GONE, HOLDS_IPV4, HOLDS_IPV6, MAX_NETWORKS, MAX_PORTS, MAX_SESSIONS, OP_CAPTURE,
     OP_CAPTURE_PORT, OP_NEIGHBOUR_REMOVE, OP_NEIGHBOUR_SET, OP_NETWORK_ADD, OP_NETWORK_DNS, OP_NETWORK_ISOLATED, OP_NETWORK_MTU, OP_NETWORK_PREFIX,
     OP_NETWORK_REMOVE, OP_NETWORK_ROUTER, OP_POKE, OP_PORT_ADD, OP_PORT_REMOVE, OP_SNAPSHOT, OP_STOP,
-    PORT_PACKET, PORT_TAP, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Command,
+    PORT_PACKET, PORT_TAP, PUNT_BYTES, SNAPSHOT_FDB, SNAPSHOT_FLOWS, SNAPSHOT_NEIGHBOURS, TO_NETWORK, TO_PORT, Allowance, Command,
     Counters, Event, FlowEvent, InjectHeader, Network, Port, PuntHeader, switch_close, switch_open, switch_run, switch_turn,
 )
 from vswitch.arp._neighbours cimport GATEWAY_PORT
@@ -122,6 +122,8 @@ cdef class Dataplane(Outside):
     def __dealloc__(self):
         if self.sw != NULL:
             apply_commands(self.sw)
+            for address in self.ports.values():
+                free(self.disallow(<Port *><uintptr_t>address))
             for _, address in self.graves:
                 free(<void *><uintptr_t>address)
             switch_close(self.sw)
@@ -260,10 +262,11 @@ cdef class Dataplane(Outside):
         return self.tell_network(OP_NETWORK_DNS, index, served)
 
     def post_port_add(self, uint16_t index, int fd, uint16_t network, *, str kind, bint vnet_header, uint8_t gso, bytes mac=None,
-                      bint guard=True, addresses=(), bint shared=True):
+                      bint guard=True, addresses=(), bint shared=True, sibling=None):
         """A descriptor becomes a port; `gso` is the mask of super-frames it takes (1 TCPv4, 2 TCPv6, 4 UDP), `mac` its assigned address.
 
         `addresses` (4 or 16 bytes) are those that are bound to it already: the guard holds it to them from its first frame on. `shared` False says that nobody else holds the descriptor's open file, and that it is non-blocking.
+        `sibling` is another port of the same container: what may be asked on one of them may not be asked on the other once more.
         """
         cdef Command command = blank()
         cdef Port *port
@@ -272,7 +275,8 @@ cdef class Dataplane(Outside):
         if kind not in ("tap", "packet") or (mac is not None and len(mac) != 6):
             raise ValueError("kind is 'tap' or 'packet', a MAC has 6 bytes")
         port = <Port *>calloc(1, sizeof(Port))
-        if port == NULL:
+        if port == NULL or not self.allow(port, sibling):
+            free(port)
             raise MemoryError("no memory for a port")
         port.fd, port.index, port.network, port.vnet, port.gso, port.guard = fd, index, network, vnet_header, gso, guard
         for address in addresses:
@@ -285,6 +289,7 @@ cdef class Dataplane(Outside):
         command.op, command.index, command.pointer = OP_PORT_ADD, index, port
         ticket = self.post(&command)
         if ticket is None:
+            free(self.disallow(port))
             free(port)
         else:
             self.ports[index] = <uintptr_t>port
@@ -299,8 +304,23 @@ cdef class Dataplane(Outside):
         ticket = self.post(&command)
         if ticket is not None:
             del self.ports[index]
-            self.graves.append((ticket, port))
+            self.graves += [(ticket, <uintptr_t>self.disallow(<Port *>port)), (ticket, port)]
         return ticket
+
+    cdef bint allow(self, Port *port, sibling):
+        """Gives a port its allowance; False when memory is short."""
+        if sibling in self.ports:
+            port.allowance = (<Port *><uintptr_t>self.ports[sibling]).allowance
+        else:
+            port.allowance = <Allowance *>calloc(1, sizeof(Allowance))
+        if port.allowance != NULL:
+            port.allowance.ports += 1
+        return port.allowance != NULL
+
+    cdef Allowance *disallow(self, Port *port):
+        """Takes it back; returns what nobody has any more, or NULL."""
+        port.allowance.ports -= 1
+        return NULL if port.allowance.ports else port.allowance
 
     def post_neighbour(self, uint16_t network, bytes address not None, bytes mac, uint16_t port=GATEWAY_PORT):
         """Binds an IP address (4 or 16 bytes) to a MAC and port, NOBODY for the gateway's own; with `mac` None forgets the binding."""

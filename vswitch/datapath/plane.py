@@ -291,9 +291,11 @@ class Datapath:
         guard: bool = True,
         addresses: Collection[bytes] = (),
         shared: bool = True,
+        sibling: int | None = None,
     ) -> None:
         """A descriptor becomes a port; `shared` False only if nobody else can hold its (non-blocking) open file. With
-        `guard` it speaks as its MAC and as `addresses`, which are bound to it already."""
+        `guard` it speaks as its MAC and as `addresses`, which are bound to it already. `sibling` is another port of
+        the same container, if it has any: they ask about names on one account."""
         await self._post(
             self.plane.post_port_add,
             index,
@@ -306,6 +308,7 @@ class Datapath:
             guard=guard,
             addresses=addresses,
             shared=shared,
+            sibling=sibling,
         )
 
     async def remove_port(self, index: int) -> None:

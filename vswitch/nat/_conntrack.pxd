@@ -107,7 +107,6 @@ cdef struct Share:          # what one container holds of that which all share; 
     uint32_t chunks         # of the pool
     uint32_t pumped         # work done for what comes in from the host in this turn of the dataplane
     uint64_t pumped_turn
-    Bucket calls            # connections to control
     Bucket complaints       # ICMP errors that it is sent
     uint64_t dialer_until_ns    # a connect() of its was slow: until then the dialer makes them
 

@@ -22,7 +22,7 @@ cdef inline bint may_pump(Switch *sw, Port *port) noexcept nogil:
 
 cdef inline bint may_call(Switch *sw, Port *port) noexcept nogil:
     """Whether it may open another connection to control, which has to look at each, as it has at each question over UDP."""
-    return take(&port.share.calls, sw.now_ns, CALL_BURST, CALLS_PER_S)
+    return take(&port.allowance.calls, sw.now_ns, CALL_BURST, CALLS_PER_S)
 
 cdef inline void pumped(Switch *sw, Port *port, uint32_t bytes) noexcept nogil:
     """So many bytes were read for it."""
