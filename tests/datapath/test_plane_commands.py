@@ -49,10 +49,9 @@ def test_nothing_asked_in_one_breath_is_freed_twice():
         plane = switch.plane
         for index in range(40):
             plane.post_network_add(index, mtu=1500, gateway_mac=GATEWAY, dhcp=False)
-            for port in range(10):
-                plane.post_port_add(
-                    100 * index + port, reading, index, kind="packet", vnet_header=False, gso=0, mac=mac(port)
-                )
+            for port in range(100 * index, 100 * index + 10):
+                how = {"kind": "packet", "vnet_header": False, "gso": 0, "mac": mac(port % 100)}
+                plane.post_port_add(port, reading, index, sibling=port - 1, **how)
             for port in range(10):
                 plane.post_port_remove(100 * index + port)
             plane.post_network_remove(index)

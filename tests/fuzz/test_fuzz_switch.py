@@ -340,6 +340,7 @@ class Threaded:
                     gso=chance.randrange(8),
                     mac=host.mac if chance.random() < 0.5 else None,
                     guard=chance.random() < 0.5,
+                    sibling=chance.choice([None, *self.hosts]),
                 )
             )
         with contextlib.suppress(LookupError):
