@@ -274,6 +274,13 @@ def test_ctrl_c_is_quiet(lonely, monkeypatch):
     assert lonely("ps") == (130, "", "")
 
 
+def test_ctrl_c_is_quiet_while_modules_are_loaded_too(tmp_path):
+    (tmp_path / "click.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    done = subprocess.run([sys.executable, "-m", "vswitch.cli", "ps"], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_what_others_chose_never_steers_the_terminal(capsys):
     emit_table(("NAME",), [["evil\x1b[2J\nname\u202e"]])
     assert capsys.readouterr().out == "NAME\nevil\\x1b[2J\\nname\\u202e\n"

@@ -652,6 +652,25 @@ async def test_a_log_is_read_in_order_and_followed_until_the_container_ends(tmp_
 
 
 @simulated
+async def test_a_log_that_is_followed_ends_when_its_container_is_removed(tmp_path):
+    async with Box(tmp_path) as box:
+        _, process = await box.run("job", detached=True)
+
+        async def listen():
+            return [piece async for piece in box.switch.logs("job", follow=True)]
+
+        listener = asyncio.ensure_future(listen())
+        removal = asyncio.ensure_future(box.switch.remove("job", force=True))
+        await until(lambda: process.popen.poll() is not None, "SIGKILL")
+        await box.switch.report_exit("job", 137)
+        await removal
+        for _ in range(20):
+            await box.clock.advance(1)
+            await asyncio.sleep(0.001)
+        assert listener.done()
+
+
+@simulated
 async def test_ids_are_abbreviated_and_ambiguous_ones_refused(tmp_path):
     async with Box(tmp_path) as box:
         views = [(await box.attach(f"c{number}")).container for number in range(17)]

@@ -322,6 +322,23 @@ def test_check_finds_what_must_be_mended(daemon: Daemon):
     assert "!!  socket: socket path" in said
 
 
+def test_check_finds_what_the_default_network_cannot_be_and_a_start_says_the_same(daemon: Daemon):
+    daemon.config('[default_network]\noptions = {host_loopback = "maybe"}')
+    status, said = check(daemon)
+    why = "network option host_loopback must be true or false, not 'maybe'"
+    assert status == 1 and f"!!  settings: {daemon.config()}: [default_network]: {why}" in said
+    assert ended(daemon.start()) == 1 and f"[default_network] of the settings: {why}" in daemon.log
+
+
+def test_check_ends_quietly_when_nobody_reads_on(daemon: Daemon):
+    command = [sys.executable, "-m", "vswitch.daemon.main", "--check"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+
+
 @pytest.mark.root
 def test_check_tries_a_tap_in_namespaces_of_its_own(daemon: Daemon):
     _, said = check(daemon)

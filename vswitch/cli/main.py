@@ -121,6 +121,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         nowhere = open(os.devnull, "w")  # noqa: SIM115 (for as long as we live)
         sys.stdout, sys.stderr = sys.stdout or nowhere, sys.stderr or nowhere
     status = status_of(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):
             stream.flush()

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import logging
 from ipaddress import IPv4Interface
+from random import Random
 
-from vswitch.config import DefaultNetworkSettings
+from vswitch.config import DefaultNetworkSettings, Settings
 from vswitch.control.changing import Changing
 from vswitch.control.edges import Parts
+from vswitch.control.host import ProcHost
+from vswitch.control.hostaddresses import read_addresses
 from vswitch.control.jobs import Job
-from vswitch.control.networks import DEFAULT, Network
+from vswitch.control.networks import DEFAULT, Network, Surroundings, plan_network
 from vswitch.control.segments import Segments
 from vswitch.control.subnets import plan_subnet
 from vswitch.model import NetworkSpec, Refused, SubnetSpec
@@ -53,7 +56,7 @@ class DefaultNetwork:
                 await self._segments.make(wanted, job)
             except Refused as refusal:
                 if wanted.subnets or wanted.options:
-                    raise
+                    raise Refused(f"[default_network] of the settings: {refusal}", refusal.status) from None
                 log.warning("there is no default network: %s", refusal)
 
     async def _changed(self, network: Network, wanted: NetworkSpec, job: Job) -> bool:
@@ -66,6 +69,14 @@ class DefaultNetwork:
             log.warning("the default network does not follow its settings: %s", refusal)
             return False
         return True
+
+
+def check_default_network(settings: Settings) -> None:
+    """Refused where the settings ask for a default network that cannot be on this machine, whatever its routes are."""
+    asked = settings.default_network
+    if asked.enabled:
+        around = Surroundings({}, [], settings.pools, read_addresses(), ProcHost().interfaces())
+        plan_network(default_network(asked), around, identity="", created_at=0, random=Random())
 
 
 def _subnets(asked: NetworkSpec) -> set[tuple[object, object]]:

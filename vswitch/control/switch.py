@@ -354,7 +354,11 @@ class Switch(Tables):
             raise Refused(
                 f"container {container.name} has no log: only those started by `vswitch run -d` have", 409
             )
-        return read_logs(path, self._parts.clock, lambda: follow and container.live, tail)
+        there = self._parts.inventory.containers
+        identity = container.record.id
+        return read_logs(
+            path, self._parts.clock, lambda: follow and container.live and there.get(identity) is container, tail
+        )
 
     # ---- published ports
 

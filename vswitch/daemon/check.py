@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from vswitch.config import ConfigError
 from vswitch.container.isolate import check_tun, isolate
 from vswitch.control.api.places import config_path, socket_path_problem
+from vswitch.control.defaultnetwork import check_default_network
 from vswitch.control.happenings import PING_REMEDY
 from vswitch.control.host import ProcHost
 from vswitch.model import Refused
@@ -53,9 +54,12 @@ def check(options: Options) -> int:
 def _settings(options: Options) -> Iterator[Finding]:
     path = options.config or config_path()
     try:
-        options.settings()
+        check_default_network(options.settings())
     except ConfigError as problem:
         yield Finding(False, f"settings: {problem}")
+        return
+    except Refused as refusal:
+        yield Finding(False, f"settings: {path}: [default_network]: {refusal}")
         return
     there = os.path.exists(path)
     yield Finding(True, f"settings: {path}" if there else f"settings: the defaults, there is no {path}")

@@ -14,6 +14,7 @@ import argparse
 import logging
 import os
 import resource
+import signal
 import sys
 import threading
 from typing import NoReturn
@@ -105,6 +106,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         if options.check:
             from vswitch.daemon.check import check
 
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as any program that prints: `--check | head -1`
             sys.exit(check(options))
         _run(options)
     except (ConfigError, Refused) as problem:
