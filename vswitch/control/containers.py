@@ -20,9 +20,9 @@ from vswitch.control import modes
 from vswitch.control.difference import Resolving
 from vswitch.control.endpoints import default_endpoint
 from vswitch.control.inventory import Container, Inventory
-from vswitch.control.names import SHORT_ID_LENGTH, check_hostname, check_name, invented_name, new_id
+from vswitch.control.names import SHORT_ID_LENGTH, invented_name, new_id
 from vswitch.control.records import ContainerRecord
-from vswitch.control.resolverwords import WORDS_LIMIT, check_resolver_words
+from vswitch.control.specs import check_container
 from vswitch.model import ContainerFiles, ContainerSpec, NamespaceOrigin, Refused
 from vswitch.nat.publish import text_of
 
@@ -43,13 +43,7 @@ def plan_container(
         raise Refused(
             f"the switch has {limit} containers, its limit: remove one (vswitch ps -a lists them)", 507
         )
-    if spec.name is not None:
-        check_name(spec.name, "container")
-    if spec.command is not None and not spec.command:
-        raise Refused("there is no command to run: give one after --")
-    if spec.hostname is not None:
-        check_hostname(spec.hostname)
-    check_resolver_settings(spec)
+    check_container(spec)
     identity = new_id(random)
     other = modes.provider_of(spec, inventory)
     return ContainerRecord(
@@ -62,15 +56,6 @@ def plan_container(
         endpoints=[],
         created_at=now,
     )
-
-
-def check_resolver_settings(spec: ContainerSpec) -> None:
-    """Refused unless --dns, --dns-search, --dns-option and --add-host can stand in resolv.conf and hosts."""
-    check_resolver_words(spec.dns, spec.dns_search, spec.dns_options)
-    for extra in spec.extra_hosts:
-        parse_extra_host(extra, gateway="192.0.2.1")
-    if len(spec.extra_hosts) > WORDS_LIMIT:
-        raise Refused(f"{len(spec.extra_hosts)} times --add-host is too often: at most {WORDS_LIMIT}")
 
 
 def identified(

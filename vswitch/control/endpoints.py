@@ -15,15 +15,15 @@ from ipaddress import ip_address
 from itertools import count
 from random import Random
 
-from vswitch.control.names import check_name, mac_bytes, mac_text, new_id
+from vswitch.control.names import mac_bytes, mac_text, new_id
 from vswitch.control.networks import Network
 from vswitch.control.records import EndpointRecord
-from vswitch.control.subnets import Address, parse_address
+from vswitch.control.specs import check_attachment
+from vswitch.control.subnets import Address, wished_address
 from vswitch.model import AttachmentSpec, Refused
 from vswitch.ports.interface import InterfacePlan
 
 NETWORKS_LIMIT = 64  # per container: each is an interface, a port and a descriptor
-GATEWAY_PRIORITY_LIMIT = 2**31 - 1
 
 
 def reserve_endpoints(
@@ -139,14 +139,9 @@ def reserve_endpoint(
     wish: AttachmentSpec, network: Network, interface: str, holder: str, random: Random, undo: ExitStack
 ) -> EndpointRecord:
     """One endpoint, reserved for `holder` until `undo` gives it back. Refused."""
-    if not -GATEWAY_PRIORITY_LIMIT <= wish.gw_priority <= GATEWAY_PRIORITY_LIMIT:
-        raise Refused(
-            f"--gw-priority {wish.gw_priority} is out of range: {-GATEWAY_PRIORITY_LIMIT} to {GATEWAY_PRIORITY_LIMIT}"
-        )
-    for alias in wish.aliases:
-        check_name(alias, "alias")
-    ipv4 = _address(network, 4, wish.ip, "ip", holder, undo)
-    ipv6 = _address(network, 6, wish.ip6, "ip6", holder, undo)
+    check_attachment(wish)
+    ipv4 = _address(network, 4, wish.ip, holder, undo)
+    ipv6 = _address(network, 6, wish.ip6, holder, undo)
     mac = _mac(network, wish.mac_address, ipv4, holder, random)
     undo.callback(network.macs.pop, mac, None)
     endpoint = EndpointRecord(
@@ -166,26 +161,15 @@ def reserve_endpoint(
 
 
 def _address(
-    network: Network, version: int, wished: str | None, option: str, holder: str, undo: ExitStack
+    network: Network, version: int, wished: str | None, holder: str, undo: ExitStack
 ) -> Address | None:
     if wished is None:
         address = network.allocate(version, holder)
     else:
-        address = _wished_address(network, version, wished, option)
+        address = wished_address(wished, version, network.name, {subnet.version for subnet in network.subnets})
         network.reserve(address, holder)
     if address is not None:
         undo.callback(network.release, address)
-    return address
-
-
-def _wished_address(network: Network, version: int, wished: str, option: str) -> Address:
-    address = parse_address(wished, f"--{option}")
-    if address.version != version:
-        raise Refused(
-            f"--{option} {address} is IPv{address.version}: use --{'ip6' if version == 4 else 'ip'}"
-        )
-    if version == 6 and not any(subnet.version == 6 for subnet in network.subnets):
-        raise Refused(f"network {network.name} has no IPv6 subnet: create it with --ipv6, or leave out --ip6")
     return address
 
 

@@ -120,6 +120,10 @@ class AddressPool:
         """Who holds it."""
         return self._holders.get(int(address))
 
+    def held_by(self, holder: str) -> list[Address]:
+        """What it holds."""
+        return [self._kind(number) for number, other in self._holders.items() if other == holder]
+
     def __str__(self) -> str:
         if (self._first, self._end) == usable_span(self.plan.subnet):
             return str(self.plan.subnet)

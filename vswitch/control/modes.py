@@ -14,11 +14,15 @@ called like it later is not taken for it.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from msgspec.structs import replace
 
-from vswitch.control.inventory import Container, Inventory
-from vswitch.control.records import ContainerRecord
 from vswitch.model import AttachmentSpec, ContainerSpec, NamespaceOrigin, Refused
+
+if TYPE_CHECKING:
+    from vswitch.control.inventory import Container, Inventory
+    from vswitch.control.records import ContainerRecord
 
 BRIDGE, NONE, HOST = "bridge", "none", "host"
 CONTAINER = "container:"
@@ -40,6 +44,18 @@ def settled(spec: ContainerSpec, inventory: Inventory) -> tuple[ContainerSpec, C
     mode = spec.network_mode
     if mode == BRIDGE:
         return spec, None
+    refuse_unfit(spec)
+    if not mode.startswith(CONTAINER):
+        return replace(spec, networks=[]), None
+    other = _provider(mode.removeprefix(CONTAINER), inventory)
+    return replace(spec, networks=[], network_mode=CONTAINER + other.record.id), other
+
+
+def refuse_unfit(spec: ContainerSpec) -> None:
+    """Refused unless what it says goes with its mode."""
+    mode = spec.network_mode
+    if mode == BRIDGE:
+        return
     if mode not in (NONE, HOST) and not mode.startswith(CONTAINER):
         raise Refused(f"network mode {mode[:80]!r} is none of bridge, none, host, container:NAME")
     if spec.command is None:
@@ -47,11 +63,8 @@ def settled(spec: ContainerSpec, inventory: Inventory) -> tuple[ContainerSpec, C
     if spec.networks not in UNSAID:
         raise Refused(f"--network {mode} goes with no other network, nor with an address or alias on one")
     _refuse_given(spec, OF_A_NETWORK, "it has no address of its own on a network")
-    if not mode.startswith(CONTAINER):
-        return replace(spec, networks=[]), None
-    _refuse_given(spec, OF_THE_OTHER, "it has the other container's names and resolvers")
-    other = _provider(mode.removeprefix(CONTAINER), inventory)
-    return replace(spec, networks=[], network_mode=CONTAINER + other.record.id), other
+    if mode.startswith(CONTAINER):
+        _refuse_given(spec, OF_THE_OTHER, "it has the other container's names and resolvers")
 
 
 def _refuse_given(spec: ContainerSpec, words: dict[str, str], because: str) -> None:

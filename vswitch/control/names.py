@@ -81,6 +81,13 @@ def check_name(name: str, what: str) -> None:
         raise Refused(f"{what} name {name} looks like an id: choose another")
 
 
+def check_network_name(name: str) -> None:
+    """Refused unless a network may be called so."""
+    check_name(name, "network")
+    if name in RESERVED_NETWORK_NAMES:
+        raise Refused(f"network name {name} has a meaning of its own for --network: choose another")
+
+
 def check_hostname(hostname: str) -> None:
     """Refused unless the kernel and resolvers take it (RFC 1123 §2.1; underscores are common in the wild)."""
     labels_fit = all(HOST_LABEL.fullmatch(label) for label in hostname.split("."))

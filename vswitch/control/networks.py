@@ -20,27 +20,26 @@ from vswitch.config import PoolsSettings
 from vswitch.control.difference import Advertising, NetworkShape, Resolving
 from vswitch.control.hostconfig import OFF, HostConfig, host_config, refuse_unreachable
 from vswitch.control.ipam import AddressPool
-from vswitch.control.names import RESERVED_NETWORK_NAMES, check_name, link_local
+from vswitch.control.names import check_network_name, link_local
 from vswitch.control.records import EndpointRecord, NetworkRecord
 from vswitch.control.resolverwords import check_resolver_words
 from vswitch.control.subnets import (
+    SUBNETS_LIMIT,
     Address,
     Subnet,
     SubnetPlan,
     SubnetPool,
     free_subnet,
-    overlapping,
+    outside,
     parse_address,
     plan_subnet,
+    plan_subnets,
     random_local_subnet,
 )
 from vswitch.control.wayout import WayOut, isolated, named_options, refuse_strange, way_out
 from vswitch.model import NetworkSpec, Refused, SubnetSpec
 
 DEFAULT = "default"  # the network that a container joins without naming one
-SUBNETS_LIMIT = (
-    64  # per network: each costs a gateway binding in the dataplane; nobody lays out more on one segment
-)
 AUTONOMOUS_LIMIT = 8  # prefixes for autoconfiguration, as the dataplane has room for
 SMALLEST_MTU, LARGEST_MTU = 68, 65520  # RFC 791 §3.2; what a TAP carries
 SMALLEST_IPV6_MTU = 1280  # RFC 8200 §5
@@ -60,9 +59,7 @@ def plan_network(
     asked: NetworkSpec, around: Surroundings, *, identity: str, created_at: float, random: Random
 ) -> NetworkRecord:
     """The network that `asked` becomes. Refused if it cannot be."""
-    check_name(asked.name, "network")
-    if asked.name in RESERVED_NETWORK_NAMES:
-        raise Refused(f"network name {asked.name} has a meaning of its own for --network: choose another")
+    check_network_name(asked.name)
     _check_options(asked, around)
     subnets = _wished_subnets(asked, around)
     if not any(plan.subnet.version == 4 for plan in subnets):
@@ -176,20 +173,7 @@ def _wished_subnets(
     asked: NetworkSpec, around: Surroundings, there: Container[Subnet] = ()
 ) -> list[SubnetPlan]:
     """The subnets that the user names; `there` are those that the network has already."""
-    if len(asked.subnets) > SUBNETS_LIMIT:
-        raise Refused(f"{len(asked.subnets)} subnets are too many for one network: at most {SUBNETS_LIMIT}")
-    plans: list[SubnetPlan] = []
-    for spec in asked.subnets:
-        plan = plan_subnet(spec)
-        if plan.subnet.version == 6 and not asked.ipv6:
-            raise Refused(f"subnet {plan.subnet} is IPv6: ask for --ipv6 too")
-        if other := overlapping(plan.subnet, (earlier.subnet for earlier in plans)):
-            raise Refused(f"subnet {plan.subnet} overlaps {other}, which is given too")
-        for name, subnets in around.networks.items() if plan.subnet not in there else ():
-            if other := overlapping(plan.subnet, subnets):
-                raise Refused(f"subnet {plan.subnet} overlaps {other} of network {name}: choose another", 409)
-        plans.append(plan)
-    return plans
+    return plan_subnets(asked.subnets, around.networks, ipv6=asked.ipv6, there=there)
 
 
 def _free_ipv4(around: Surroundings) -> Subnet:
@@ -341,9 +325,7 @@ class Network:
         """Hold one particular address. Refused if it is outside or in use."""
         pool = self.pool_of(address)
         if pool is None or pool.plan.subnet in self.closed:
-            raise Refused(
-                f"address {address} is outside network {self.name} ({', '.join(map(str, self.subnets))})"
-            )
+            raise outside(address, self.name, self.subnets)
         pool.reserve(address, holder)
 
     def release(self, address: Address) -> None:

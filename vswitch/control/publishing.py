@@ -31,9 +31,10 @@ from vswitch.control.inventory import Container, Port, Publication
 from vswitch.control.jobs import EXHAUSTED, Job, quietly
 from vswitch.control.networks import Network
 from vswitch.control.records import ContainerRecord, EndpointRecord, PublicationRecord, encode
+from vswitch.control.specs import internal
 from vswitch.control.store import Put
 from vswitch.model import PublishSpec, Refused
-from vswitch.nat.publish import parse, text_of
+from vswitch.nat.publish import meet, parse, text_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,6 @@ PUBLICATIONS_LIMIT = 4096  # per container: each is an entry in its record, whic
 # (28,000 by default) with the same likelihood, so with a tenth of them taken, ten in a row are free in every third try.
 ATTEMPTS = 16
 NO_WAY_OUT = "no network of it has a way out"
-WILDCARDS = (None, "0.0.0.0", "::")
 
 
 def planned(texts: Sequence[str], record: ContainerRecord, networks: dict[str, Network]) -> list[PublicationRecord]:
@@ -58,10 +58,7 @@ def planned(texts: Sequence[str], record: ContainerRecord, networks: dict[str, N
     if not record.endpoints:
         raise Refused("it is on no network, so nothing can be published: let it join one (vswitch network connect)")
     if endpoint is None:
-        names = " and ".join(networks[e.network].name for e in record.endpoints)
-        raise Refused(
-            f"network {names} is internal, so nothing can be published: join a network that has a way out too"
-        )
+        raise internal(networks[e.network].name for e in record.endpoints)
     way = networks[endpoint.network].way_out
     default = way.binding4 if way is not None else None
     return [PublicationRecord(asked=spec, host_ip=spec.host_ip or default) for spec in asked]
@@ -356,10 +353,8 @@ class Publishing:
             for other in port.publications:
                 theirs = other.record
                 first = theirs.host_port or 0
-                here = WILDCARDS.__contains__
-                meet = theirs.host_ip == record.host_ip or here(theirs.host_ip) or here(record.host_ip)
                 shared = any(protocol in record.asked.protocols for protocol in other.groups)
-                if meet and shared and first <= number < first + theirs.asked.count:
+                if meet(theirs.host_ip, record.host_ip) and shared and first <= number < first + theirs.asked.count:
                     name = port.container.name
                     return f"container {name}{' itself' if port.container is wanting.container else ''}"
         return "another program"

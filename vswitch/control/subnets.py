@@ -7,7 +7,7 @@ names may overlap a host route, since he may know better; an automatic one never
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from random import Random
 from typing import NamedTuple, NoReturn
@@ -22,6 +22,7 @@ UNUSABLE: tuple[Subnet, ...] = (
     *(IPv4Network(subnet) for subnet in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4")),
     *(IPv6Network(subnet) for subnet in ("::/8", "fe80::/10", "ff00::/8")),
 )
+SUBNETS_LIMIT = 64  # per network: each costs a gateway binding in the dataplane; nobody lays out more on one segment
 LONGEST_PREFIX = {4: 30, 6: 126}  # a gateway and at least one container must fit
 
 
@@ -57,6 +58,28 @@ def plan_subnet(spec: SubnetSpec) -> SubnetPlan:
     aux = {name: _inside(subnet, text, f"aux address {name}") for name, text in spec.aux_addresses.items()}
     _refuse_twice({"gateway": gateway, **{f"aux address {name}": held for name, held in aux.items()}})
     return SubnetPlan(subnet, gateway, ip_range, aux)
+
+
+def plan_subnets(
+    specs: Sequence[SubnetSpec], others: Mapping[str, list[Subnet]], *, ipv6: bool, there: Container[Subnet] = ()
+) -> list[SubnetPlan]:
+    """The subnets that a user names for a network; `others` have other networks, `there` are those that it has already.
+    Refused if they cannot be.
+    """
+    if len(specs) > SUBNETS_LIMIT:
+        raise Refused(f"{len(specs)} subnets are too many for one network: at most {SUBNETS_LIMIT}")
+    plans: list[SubnetPlan] = []
+    for spec in specs:
+        plan = plan_subnet(spec)
+        if plan.subnet.version == 6 and not ipv6:
+            raise Refused(f"subnet {plan.subnet} is IPv6: ask for --ipv6 too")
+        if other := overlapping(plan.subnet, (earlier.subnet for earlier in plans)):
+            raise Refused(f"subnet {plan.subnet} overlaps {other}, which is given too")
+        for name, subnets in others.items() if plan.subnet not in there else ():
+            if other := overlapping(plan.subnet, subnets):
+                raise Refused(f"subnet {plan.subnet} overlaps {other} of network {name}: choose another", 409)
+        plans.append(plan)
+    return plans
 
 
 def free_subnet(pools: Iterable[SubnetPool], taken: Iterable[Subnet]) -> Subnet | None:
@@ -103,6 +126,24 @@ def refuse_unusable(address: Address, subnet: Subnet, what: str) -> None:
         raise Refused(
             f"{what} {address} is the {'subnet' if int(address) < first else 'broadcast'} address of {subnet}"
         )
+
+
+def wished_address(text: str, version: int, network: str, versions: Collection[int]) -> Address:
+    """The address that a container wishes for on a network, which has subnets of these IP versions. Refused if it can
+    be on none of them.
+    """
+    option = "ip" if version == 4 else "ip6"
+    address = parse_address(text, f"--{option}")
+    if address.version != version:
+        raise Refused(f"--{option} {address} is IPv{address.version}: use --{'ip6' if version == 4 else 'ip'}")
+    if version == 6 and version not in versions:
+        raise Refused(f"network {network} has no IPv6 subnet: create it with --ipv6, or leave out --ip6")
+    return address
+
+
+def outside(address: Address, network: str, subnets: Iterable[Subnet]) -> Refused:
+    """That no subnet of the network has the address."""
+    return Refused(f"address {address} is outside network {network} ({', '.join(map(str, subnets))})")
 
 
 def parse_subnet(text: str, what: str) -> Subnet:

@@ -23,6 +23,7 @@ from vswitch.model import Protocol, PublishSpec, Refused
 
 PROTOCOLS: tuple[Protocol, ...] = ("tcp", "udp")
 LAST_PORT = 65535
+WILDCARDS = ("0.0.0.0", "::")
 PORTS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", re.ASCII)
 
 
@@ -52,6 +53,13 @@ def text_of(spec: PublishSpec) -> str:
     else:
         before = f"[{address}]:{host}:" if ":" in address else f"{address}:{host}:"
     return f"{before}{container}/{'+'.join(spec.protocols)}"
+
+
+def meet(one: str | None, other: str | None) -> bool:
+    """Whether two host addresses cannot have the same port, as one is the other or takes it in; None: all of them."""
+    if one is None or other is None or one == other:
+        return True
+    return (":" in one) == (":" in other) and not {one, other}.isdisjoint(WILDCARDS)
 
 
 def _ports_text(first: int, count: int) -> str:
