@@ -13,6 +13,8 @@ PACKAGE = TOP / "vswitch"
 # What each room may import of the others. A room not named here may be imported by nobody.
 BASE = {"drops", "clock", "config", "wire", "model"}
 ENGINES = {"dhcp", "dhcp6", "ra", "dns", "nat", "arp", "bridge", "gateway", "guard"}
+# What of the control plane says what can be, and knows of nothing that is there
+RULES = {"ipam", "modes", "names", "specs", "subnets", "wayout"}
 ALLOWED = {
     **{room: set() for room in BASE},
     "config": {"model"},
@@ -29,7 +31,7 @@ ALLOWED = {
     "_fastpath": {"wire", "arp", "bridge", "gateway", "guard", "nat", "datapath", "observe"},
     "observe": BASE | {"datapath", "_fastpath"},
     "container": BASE,
-    "project": BASE | {"nat.publish"},
+    "project": BASE | {"nat.publish"} | {f"control.{rules}" for rules in RULES},
     "ports": BASE | {"container"},
     "control": BASE | {"dhcp", "dhcp6", "dns", "ra", "nat", "datapath", "ports", "container", "observe"},
     "daemon": BASE | {"control", "datapath", "nat", "ports", "container", "observe"},

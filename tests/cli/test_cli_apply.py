@@ -88,6 +88,61 @@ def test_a_file_that_is_not_there_and_one_without_end_are_refused(cli, tmp_path)
 
 
 def test_a_switch_that_refuses_a_step_is_quoted_with_the_step(cli, file):
-    cli.granted("network", "create", "taken", "--subnet", "10.9.0.0/24")
-    last = cli("apply", str(file)).err.splitlines()[-1]
-    assert last.startswith("vswitch: create network shop_back: subnet 10.9.0.0/24 overlaps")
+    file.write_text("name: shop\nnetworks: {back: {driver_opts: {mtu: 9}}}\n")
+    assert cli("apply", str(file)).refusal.startswith("create network shop_back: MTU 9")
+
+
+# ---- what is found before anything is done
+
+SHOP = """
+project = "shop"
+[networks.d]
+subnets = ["10.9.0.0/24"]
+[containers.a]
+networks = ["d"]
+command = ["sleep", "9"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ('ports = ["9001:80", "9001:81"]',
+         "containers.a.ports: host port 9001/tcp is taken by container shop-a itself"),
+        ('ports = ["9001:80"]\n[containers.b]\nports = ["127.0.0.1:9000-9002:80-82/tcp+udp"]',
+         "containers.b.ports: host port 9001/tcp is taken by container shop-a"),
+        ('hostname = "a b"', "containers.a: hostname 'a b' is invalid"),
+        ('dns = ["here"]', "containers.a: --dns 'here' is no address"),
+        ('extra_hosts = ["h"]', "containers.a: 'h' is not an extra host"),
+        ('cap_add = ["ALMOST"]', "containers.a: 'ALMOST' is not a capability"),
+        ('workdir = "/nowhere"', "containers.a: working directory /nowhere: No such file or directory"),
+        ('[containers."A b"]', "containers.A b: container name 'shop-A b' is invalid"),
+        ('[containers.b]\ncommand = ["nosuchprogram"]', "containers.b: nosuchprogram: not found in PATH"),
+        ('[containers.b]\ncommand = ["./sleep"]', "containers.b: ./sleep: No such file or directory"),
+        ('[containers.b.networks.d]\nip = "1.2.3.4"',
+         "containers.b.networks.d: address 1.2.3.4 is outside network shop_d (10.9.0.0/24)"),
+        ('[containers.b.networks.d]\nip = "10.9.0.1"',
+         "containers.b.networks.d: address 10.9.0.1 is in use by the gateway"),
+        ('[containers.b.networks.d]\nip6 = "fd00::5"', "containers.b.networks.d: network shop_d has no IPv6 subnet"),
+        ('[containers.b.networks.d]\nip = "10.9.0.9"\n[containers.c.networks.d]\nip = "10.9.0.9"',
+         "containers.c.networks.d: address 10.9.0.9 is in use by shop-b"),
+        ('[containers.b.networks.d]\nmac_address = "01:00:00:00:00:01"', "containers.b.networks.d: MAC address"),
+        ('[containers.b.networks.d]\naliases = ["a b"]', "containers.b.networks.d: alias name 'a b' is invalid"),
+        ('[containers.b]\nnetwork_mode = "none"\ncommand = ["sleep", "9"]\nports = ["80"]',
+         "containers.b: no published port with --network none"),
+        ('[containers.b]\nnetworks = ["i"]\nports = ["80"]\n[networks.i]\ninternal = true',
+         "containers.b: network shop_i is internal, so nothing can be published"),
+        ('[networks."n n"]', "networks.n n: network name 'shop_n n' is invalid"),
+        ('[networks.e]\nname = "host"', "networks.e: network name host has a meaning"),
+        ('[networks.e]\nsubnets = ["10.9.0.1/24"]', "networks.e: subnet 10.9.0.1/24 is an address within"),
+        ('[networks.e]\nsubnets = ["10.9.0.0/16"]',
+         "networks.e: subnet 10.9.0.0/16 overlaps 10.9.0.0/24 of network shop_d"),
+        ('[networks.e.options]\nhost_loopback = "so so"', "networks.e: network option host_loopback"),
+    ],
+)  # fmt: skip
+def test_what_the_switch_would_refuse_is_said_with_the_key_before_anything_is_done(cli, tmp_path, words, says):
+    path = tmp_path / "shop.toml"
+    path.write_text(SHOP + words)
+    done = cli("apply", str(path))
+    assert done.status == 1 and done.refusal.startswith(f"{path}: {says}")
+    assert [network["name"] for network in cli.granted("network", "ls", "--json").json] == ["default"]

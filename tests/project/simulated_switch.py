@@ -148,13 +148,28 @@ def held(action: Action, networks: dict[str, Any]) -> Held:
 
 
 def members_shown(state: State) -> State:
-    """Networks list who is on them."""
+    """Networks list who is on them, and ports are open."""
     on: dict[str, list[dict]] = {name: [] for name in state.networks}
     for name, container in state.containers.items():
         for endpoint in container.view["networks"]:
-            on[endpoint["name"]].append({"name": name})
+            on[endpoint["name"]].append({**endpoint, "name": name})
     networks = {name: {**view, "containers": on[name]} for name, view in state.networks.items()}
-    return replace(state, networks=networks)
+    running = {name: held for name, held in state.containers.items() if held.view["state"] == "running"}
+    return replace(state, networks=networks, ports={name: open_ports(held) for name, held in running.items()})
+
+
+def open_ports(container: Held) -> list[dict[str, Any]]:
+    """Those whose number was asked for."""
+    return [
+        {
+            "host_ip": port.host_ip,
+            "host_port": port.host_port,
+            "container_port": port.container_port,
+            "protocol": port.protocols[0],
+        }
+        for port in map(publish.parse, container.spec["ports"])
+        if port.host_port is not None
+    ]
 
 
 def satisfied(project: Project, state: State, *, exactly: bool) -> bool:

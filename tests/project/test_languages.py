@@ -230,7 +230,7 @@ def test_what_our_own_language_does_not_know_is_refused_with_its_key(text, line)
 
 def test_an_emptied_file_wants_nothing():
     assert compose.read(from_yaml("services: {}"), None, "shop") == Project("shop", (), ())
-    assert own.read(from_toml("containers = {}"), None, "shop") == Project("shop", (), ())
+    assert own.read(from_toml("containers = {}"), None, "shop") == Project("shop", (), (), called="containers")
 
 
 def test_a_name_from_outside_goes_before_the_files_and_a_folders_is_made_fit():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from simulated_switch import carried_out, satisfied
+from simulated_switch import carried_out, members_shown, satisfied
 
 from vswitch.model import Refused
 from vswitch.project.plan import Held, Plan, State, plan
@@ -16,42 +16,45 @@ from vswitch.project.wish import PROJECT_LABEL, NetworkWish, Project, ServiceWis
 KEYS = ("a", "b", "c")
 EMPTY = State({}, {})
 
-networks = st.builds(
-    NetworkWish,
-    key=st.sampled_from(KEYS),
-    name=st.just(""),
-    spec=st.fixed_dictionaries(
+
+
+def networks(key: str) -> st.SearchStrategy[NetworkWish]:
+    """The network of a key, with subnets that no other one has."""
+    number = KEYS.index(key) + 1
+    four, six = {"subnet": f"10.{number}.0.0/24"}, {"subnet": f"fd0{number}::/64"}
+    settings = st.fixed_dictionaries(
         {},
         optional={
             "internal": st.booleans(),
             "mtu": st.sampled_from([1400, 9000]),
             "labels": st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2),
             "options": st.dictionaries(st.just("icc"), st.sampled_from(["true", "false"]), max_size=1),
-            "subnets": st.sampled_from(
-                [[], [{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.7/24"}, {"subnet": "fd00::/64"}]]
-            ),
         },
-    ),
-)
+    )
+    subnets = st.sampled_from([{}, {"subnets": []}, {"subnets": [four]}, {"subnets": [four, six], "ipv6": True}])
+    return st.builds(lambda spec, more: NetworkWish(key, f"p_{key}", spec=spec | more), settings, subnets)
 
 
 @st.composite
-def services(draw: st.DrawFn, key: str, there: list[str]) -> ServiceWish:
+def services(draw: st.DrawFn, key: str, there: list[NetworkWish]) -> ServiceWish:
+    """The container of a key, with addresses and host ports that no other one has."""
+    number = KEYS.index(key) + 1
     how = draw(st.sampled_from(["run", "netns", "there"]))
-    joined = draw(st.lists(st.sampled_from(there), unique=True, max_size=3)) if there else []
+    joined = draw(st.lists(st.sampled_from(there), unique_by=lambda n: n.key, max_size=3)) if there else []
     attachments = []
     for network in joined:
         aliases = draw(st.lists(st.sampled_from(["x", "y"]), unique=True, max_size=2))
-        wish = {"network": network, "aliases": [key, *aliases]}
-        attachments.append(
-            wish | draw(st.sampled_from([{}, {}, {"ip": "10.1.0.9"}, {"mac_address": "02:00:00:00:00:01"}]))
-        )
+        wish = {"network": network.name, "aliases": [key, *aliases]}
+        subnets = network.spec.get("subnets")
+        fixed = {"ip": subnets[0]["subnet"].replace("0/24", f"{number}9")} if subnets else {}
+        attachments.append(wish | draw(st.sampled_from([{}, {}, fixed, {"mac_address": f"02:00:00:00:00:0{number}"}])))
     spec = {"networks": attachments}
     if not attachments:
         how = "run" if how == "netns" else how
         spec["network_mode"] = "none"
-    elif draw(st.booleans()):
-        spec["ports"] = draw(st.lists(st.sampled_from(["80", "8080:80", "53:53/udp"]), max_size=3))
+    elif draw(st.booleans()) and not all(network.spec.get("internal") for network in joined):
+        ports = ["80", f"808{number}:80", f"5{number}:53/udp"]
+        spec["ports"] = draw(st.lists(st.sampled_from(ports), unique=True, max_size=3))
     spec |= draw(
         st.fixed_dictionaries(
             {}, optional={"hostname": st.sampled_from(["h", "i"]), "extra_hosts": st.just(["d:1.2.3.4"])}
@@ -64,10 +67,9 @@ def services(draw: st.DrawFn, key: str, there: list[str]) -> ServiceWish:
 
 @st.composite
 def projects(draw: st.DrawFn) -> Project:
-    wishes = draw(st.lists(networks, max_size=3, unique_by=lambda wish: wish.key))
-    named = tuple(replace(wish, name=f"p_{wish.key}") for wish in wishes)
+    wishes = [draw(networks(key)) for key in draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=3))]
     keys = draw(st.lists(st.sampled_from(KEYS), unique=True, max_size=3))
-    return Project("p", named, tuple(draw(services(key, [wish.name for wish in named])) for key in keys))
+    return Project("p", tuple(wishes), tuple(draw(services(key, wishes)) for key in keys))
 
 
 @settings(max_examples=150, deadline=None)
@@ -84,7 +86,7 @@ def test_a_plan_that_is_carried_out_brings_about_the_project_and_leaves_nothing_
     try:
         wanted = plan(project, state, prune=prune)
     except Refused as refusal:
-        assert "containers are on it" in str(refusal)
+        assert "containers are on it" in str(refusal) or "is internal" in str(refusal)
         return
     after = carried_out(wanted, state)
     assert satisfied(project, after, exactly=prune)
@@ -125,7 +127,7 @@ def all_stopped(state: State) -> State:
         name: held if held.view["command"] is None else replace(held, view={**held.view, "state": "exited"})
         for name, held in state.containers.items()
     }
-    return replace(state, containers=containers)
+    return members_shown(replace(state, containers=containers))
 
 
 # ---- single rules
@@ -301,3 +303,67 @@ def test_what_the_project_did_not_make_gets_more_and_loses_nothing():
         assert steps(wanted) == ["~ connect container p-web-1"]
         (waiting,) = wanted.waiting
         assert waiting == "web: container p-web-1 was made by somebody else, who alone can change its hostname"
+
+
+# ---- what would be refused
+
+
+def fixed(address: str, network: str = "p_n") -> dict:
+    return {"networks": [{"network": network, "aliases": [], "ip": address}]}
+
+
+SUBNET = (NetworkWish("n", "p_n", spec={"subnets": [{"subnet": "10.7.0.0/24"}]}),)
+
+
+def test_a_container_is_made_anew_with_the_address_and_ports_it_had_but_not_with_anothers():
+    a, b = service("a", ports=["80:80"], **fixed("10.7.0.2")), service("b", ports=["81:80"], **fixed("10.7.0.3"))
+    state = carried_out(plan(project(a, b, networks=SUBNET), EMPTY), EMPTY)
+    anew = service("a", ports=["80:80"], hostname="h", **fixed("10.7.0.2"))
+    wanted = plan(project(anew, b, networks=SUBNET), state)
+    assert steps(wanted) == ["- remove container p-a-1", "+ run container p-a-1"]
+    for change in (fixed("10.7.0.3"), {"ports": ["127.0.0.1:81:80"]}):
+        taken = service("a", hostname="h", **{**fixed("10.7.0.2"), **change})
+        with pytest.raises(Refused, match=r"services.a.(networks.n|ports): .* by (container )?p-b-1"):
+            plan(project(taken, b, networks=SUBNET), state)
+
+
+def test_addresses_change_hands_only_once_they_are_free():
+    state = carried_out(plan(project(service("a", **fixed("10.7.0.2")), networks=SUBNET), EMPTY), EMPTY)
+    a, b = service("a", **fixed("10.7.0.9")), service("b", **fixed("10.7.0.2"))
+    assert "+ run container p-b-1" in steps(plan(project(a, b, networks=SUBNET), state))
+    with pytest.raises(Refused, match=r"services.b.networks.n: address 10.7.0.2 is in use by p-a-1"):
+        plan(project(b, a, networks=SUBNET), state)
+
+
+def test_a_port_of_a_container_that_the_project_knows_nothing_of_is_taken():
+    state = replace(EMPTY, ports={"guest": [
+        {"host_ip": "127.0.0.1", "host_port": 80, "container_port": 8, "protocol": "tcp"}
+    ]})  # fmt: skip
+    for text in ("80:80", "127.0.0.1:79-80:79-80", "0.0.0.0:80:80/tcp+udp"):
+        with pytest.raises(Refused, match=r"services.web.ports: host port 80/tcp is taken by container guest"):
+            plan(project(service(ports=[text])), state)
+    for text in ("80:80/udp", "127.0.0.2:80:80", "[::]:80:80", "80-81:80", "80"):
+        assert plan(project(service(ports=[text])), state).actions
+
+
+def test_where_networks_publish_at_addresses_of_their_own_the_same_port_is_no_clash():
+    networks = tuple(
+        NetworkWish(key, f"p_{key}", spec={"options": {"host_binding_ipv4": f"127.0.0.{number}"}})
+        for number, key in enumerate("nm", 1)
+    )
+    a = service("a", ports=["80:80"])
+    b = service("b", ports=["80:80"], networks=[{"network": "p_m", "aliases": []}])
+    assert len(plan(project(a, b, networks=networks), EMPTY).actions) == 4
+
+
+def test_what_is_wrong_with_a_container_that_is_waited_for_is_said_too():
+    with pytest.raises(Refused, match=r"services.b.networks.n: address 10.8.0.1 is outside network p_n"):
+        plan(project(service("b", how="there", **fixed("10.8.0.1")), networks=SUBNET), EMPTY)
+
+
+def test_a_container_without_a_network_that_is_to_join_some_is_made_anew_on_them():
+    alone = ServiceWish("web", ("p-web-1",), "run", "", {"command": ["sh"], "networks": [], "network_mode": "none"})
+    state = carried_out(plan(project(alone), EMPTY), EMPTY)
+    joined = replace(service(how="there", hostname="h"), names=alone.names)
+    action = plan(project(joined), state).actions[-1]
+    assert action.verb == "run" and action.spec["network_mode"] == "bridge" and action.spec["command"] == ["sh"]

@@ -118,3 +118,32 @@ def test_a_step_that_is_refused_is_named_and_the_next_apply_goes_on(switch: Livi
         assert switch.json("ps", "-a") == []
     apply(switch, file)
     assert [row["name"] for row in switch.json("ps")] == ["shop-web-1"]
+
+
+def test_what_can_be_known_is_refused_before_the_container_that_is_to_be_made_anew_is_gone(
+    switch: LivingSwitch, tmp_path
+):
+    file = tmp_path / "shop.yaml"
+    network = "networks: {d: {ipam: {config: [{subnet: 10.9.0.0/24}]}}}\n"
+
+    def shop(command: str, address: str, more: str = "") -> None:
+        a = f"a: {{command: {command}, networks: {{d: {{ipv4_address: {address}}}}}, {more}}}"
+        file.write_text(f"name: shop\n{network}services: {{{a}}}\n")
+
+    shop("sleep 1000", "10.9.0.9")
+    apply(switch, file)
+    pid = switch.json("inspect", "shop-a-1")[0]["pid"]
+    switch("run", "-d", "--name", "guest", "-p", "9001:80", "--", "sleep", "1000")
+    for wish, says in (
+        (("sleep 2000", "1.2.3.4"), "services.a.networks.d: address 1.2.3.4 is outside network shop_d (10.9.0.0/24)"),
+        (("nosuchprogram", "10.9.0.9"), "services.a: nosuchprogram: not found in PATH"),
+        (("sleep 2000", "10.9.0.9", 'ports: ["9001:80"]'), "host port 9001/tcp is taken by container guest"),
+    ):
+        shop(*wish)
+        for options in (["--dry-run"], []):
+            refused = switch("apply", str(file), *options, check=False)
+            assert refused.returncode == 1 and says in refused.stderr and refused.stdout == ""
+    assert switch.json("inspect", "shop-a-1")[0]["pid"] == pid
+    shop("sleep 2000", "10.9.0.9", 'ports: ["9002:80"]')
+    assert apply(switch, file).stdout.count("container shop-a-1") == 2
+    assert on(switch, "shop-a-1")["shop_d"]["ipv4"] == "10.9.0.9/24"

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -53,8 +54,12 @@ def apply_command(
     from vswitch.project.plan import plan
 
     with as_client_errors():
-        project = _project(file, project_name)
-        wanted = plan(project, _state(client, project), prune=prune)
+        with _of_file(file):
+            project = _project(file, project_name)
+        state = _state(client, project)
+        with _of_file(file):
+            wanted = plan(project, state, prune=prune)
+            _refuse_programs(wanted)
         if as_json:
             emit_json(_as_json(project, wanted))
         else:
@@ -72,21 +77,26 @@ def apply_command(
 # ---- the file
 
 
+@contextmanager
+def _of_file(path: str) -> Iterator[None]:
+    """What is refused has the file's name before it."""
+    try:
+        yield
+    except Refused as refusal:
+        place = "" if str(refusal)[:1].isdigit() else " "
+        raise ClientError(printable(f"{path}:{place}{refusal}")) from None
+
+
 def _project(path: str, name: str | None) -> Project:
-    """ClientError with the file's name before what is wrong."""
     from vswitch.project import compose, documents, own, wish
 
     folder = os.path.dirname(os.path.abspath(path))
     otherwise = wish.project_name(os.environ.get("COMPOSE_PROJECT_NAME") or os.path.basename(folder)) or "project"
-    try:
-        if path.endswith(".toml"):
-            return _settled(own.read(documents.from_toml(_text(path)), name, otherwise), folder)
-        if path.endswith((".yaml", ".yml")):
-            return _settled(_compose(compose, documents, path, folder, name, otherwise), folder)
-        raise Refused("should be a compose file (.yaml, .yml) or our own TOML (.toml)")
-    except Refused as refusal:
-        place = "" if str(refusal)[:1].isdigit() else " "
-        raise ClientError(printable(f"{path}:{place}{refusal}")) from None
+    if path.endswith(".toml"):
+        return _settled(own.read(documents.from_toml(_text(path)), name, otherwise), folder)
+    if path.endswith((".yaml", ".yml")):
+        return _settled(_compose(compose, documents, path, folder, name, otherwise), folder)
+    raise Refused("should be a compose file (.yaml, .yml) or our own TOML (.toml)")
 
 
 def _compose(compose: Any, documents: Any, path: str, folder: str, name: str | None, otherwise: str) -> Project:
@@ -130,6 +140,20 @@ def _settled(project: Project, folder: str) -> Project:
     return replace(project, services=tuple(map(settle, project.services)))
 
 
+def _refuse_programs(wanted: Plan) -> None:
+    """What cannot be run here is refused before anything is done."""
+    from vswitch.container import capabilities, program
+
+    for action in wanted.actions:
+        if action.verb == "run":
+            spec = {**RUN_WORDS, "workdir": os.getcwd(), **action.spec}
+            try:
+                capabilities.wanted(spec["cap_add"], spec["cap_drop"])
+                program.refuse_missing(spec["command"][0], {**os.environ, **spec["environment"]}, spec["workdir"])
+            except Refused as refusal:
+                raise Refused(f"{action.where}: {refusal}") from None
+
+
 # ---- what there is
 
 
@@ -139,14 +163,15 @@ def _state(client: Client, project: Project) -> State:
     from vswitch.project.wish import PROJECT_LABEL
 
     named = {name for service in project.services for name in service.names}
-    containers = {}
+    containers, ports = {}, {}
     for view in client.get("/v1/containers", all=1):
+        ports[view["name"]] = view["ports"]
         if view["name"] in named or view["labels"].get(PROJECT_LABEL) == project.name:
             containers[view["name"]] = Held(view, client.get(f"/v1/containers/{view['id']}/spec"))
     networks = {view["name"]: view for view in client.get("/v1/networks")}
     missing = [s for s in project.services if s.how == "there" and not any(name in containers for name in s.names)]
     engines = {service.key: found for service in missing if (found := _at_an_engine(service))}
-    return State(networks, containers, engines)
+    return State(networks, containers, engines, ports=ports)
 
 
 def _at_an_engine(service: ServiceWish) -> tuple[str, str] | None:

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from vswitch.container import capabilities, signals
 from vswitch.container.channel import Channel, close_all_but
+from vswitch.model import Refused
 
 NOT_FOUND, NOT_RUNNABLE = 127, 126
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -92,14 +93,30 @@ def _change_folder(workdir: str | None) -> None:
 def _execute(command: list[str], environment: dict[str, str]) -> NoReturn:
     """Become the program, found by the container's own PATH; it returns only by CannotRun."""
     name = command[0]
+    for path in _places(name, environment):
+        _execute_path(path, command, environment)
+    raise CannotRun(NOT_FOUND, _not_found(name))
+
+
+def refuse_missing(name: str, environment: dict[str, str], folder: str) -> None:
+    """Refused if there is no such folder to run a program in, or no such program from there. It may not run even so."""
+    if not os.path.isdir(folder):
+        raise Refused(f"working directory {folder}: {os.strerror(errno.ENOENT)}")
+    if not any(os.path.lexists(os.path.join(folder, path)) for path in _places(name, environment)):
+        raise Refused(_not_found(name))
+
+
+def _places(name: str, environment: dict[str, str]) -> list[str]:
+    """Where a program may be."""
+    if not name or "/" in name:
+        return [name] if name else []
+    return [f"{folder or '.'}/{name}" for folder in environment.get("PATH", DEFAULT_PATH).split(":")]
+
+
+def _not_found(name: str) -> str:
     if not name:
-        raise CannotRun(NOT_FOUND, "an empty name is no program")
-    if "/" in name:
-        _execute_path(name, command, environment)
-        raise CannotRun(NOT_FOUND, f"{name}: {os.strerror(errno.ENOENT)}")
-    for folder in environment.get("PATH", DEFAULT_PATH).split(":"):
-        _execute_path(f"{folder or '.'}/{name}", command, environment)
-    raise CannotRun(NOT_FOUND, f"{name}: not found in PATH")
+        return "an empty name is no program"
+    return f"{name}: {os.strerror(errno.ENOENT) if '/' in name else 'not found in PATH'}"
 
 
 def _execute_path(path: str, command: list[str], environment: dict[str, str]) -> None:

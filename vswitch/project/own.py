@@ -59,7 +59,8 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     used = {attachment["network"] for service in services for attachment in service.spec["networks"]}
     if DEFAULT in used and DEFAULT not in described:
         networks.append(NetworkWish(DEFAULT, f"{project}_{DEFAULT}"))
-    return Project(project, tuple(networks), tuple(in_order(with_network_names(services, networks))))
+    ordered = in_order(with_network_names(services, networks))
+    return Project(project, tuple(networks), tuple(ordered), called="containers")
 
 
 def _fields(reader: Reader, known: tuple[str, ...]) -> dict[str, Reader]:

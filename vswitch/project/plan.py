@@ -20,9 +20,11 @@ from ipaddress import ip_network
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from vswitch.model import Refused
 from vswitch.nat import publish
+from vswitch.project.foreseen import Foresight
 from vswitch.project.wish import PART_LABEL, PROJECT_LABEL, SERVICE, NetworkWish, Project, ServiceWish
 
 Verb = Literal[
@@ -48,16 +50,19 @@ class Held(Struct, frozen=True):
 
 class State(Struct, frozen=True):
     """What there is: networks and containers as the API shows them, by name; and the engine that has a container, of
-    which name, for a service which has none at the switch.
+    which name, for a service which has none at the switch, or why that one cannot be had (`troubles`). `ports` are the
+    open ones of everybody, by container.
     """
 
     networks: dict[str, dict[str, Any]]
     containers: dict[str, Held]
     engines: dict[str, tuple[str, str]] = {}
+    troubles: dict[str, str] = {}
+    ports: dict[str, list[dict[str, Any]]] = {}
 
 
 class Action(Struct, frozen=True):
-    """One step. `spec` is what is asked for, `place` where a container comes from."""
+    """One step. `spec` is what is asked for, `place` where a container comes from, `where` the file says so."""
 
     verb: Verb
     what: Literal["network", "container"]
@@ -66,6 +71,7 @@ class Action(Struct, frozen=True):
     spec: dict[str, Any] = {}
     how: str = ""
     place: str = ""
+    where: str = ""
 
     @property
     def text(self) -> str:
@@ -83,15 +89,29 @@ class Plan(Struct, frozen=True):
 
 
 def plan(project: Project, state: State, *, prune: bool = False) -> Plan:
-    """What to do. Refused where what is there is somebody else's, or cannot be changed."""
-    actions = [action for wish in project.networks for action in _network(project, wish, state, prune)]
+    """What to do. Refused where what is there is somebody else's, or cannot be changed, or a step would be refused."""
+    actions: list[Action] = []
+    for wish in project.networks:
+        actions += _at(f"networks.{wish.key}", _network(project, wish, state, prune))
     waiting: list[str] = []
+    awaited: list[Action] = []
     present: dict[str, str] = {}  # key → name at the switch, of those that are there or come
     for service in project.services:
-        actions += _container(project, service, state, prune, present, waiting)
+        where = f"{project.called}.{service.key}"
+        actions += _at(where, _container(project, service, state, prune, present, waiting))
+        if service.key not in present:
+            spec = _wanted(project, service, present)
+            awaited.append(Action("attach", "container", spec["name"], spec=spec, where=where))
     joins = {s.key for s in project.services if s.how != "there" or s.spec.get("network_mode", "bridge") == "bridge"}
     going, left = _unnamed(project, state, {name for key, name in present.items() if key in joins}, prune)
+    foresight = Foresight(state, {wish.name: wish.key for wish in project.networks})
+    for action in (*actions, *going, *awaited):
+        foresight.go(action)
     return Plan((*actions, *going), tuple(waiting), tuple(left))
+
+
+def _at(where: str, actions: list[Action]) -> list[Action]:
+    return [replace(action, where=where) for action in actions]
 
 
 # ---- networks
@@ -251,10 +271,8 @@ def _new(
         how, place = state.engines.get(service.key, ("", ""))
     if not how:
         del present[service.key]
-        waiting.append(
-            f"{service.key}: no container is called {' or '.join(service.names)}: have one made with --network none,"
-            " then apply again"
-        )
+        unknown = f"no container is called {' or '.join(service.names)}: have one made with --network none"
+        waiting.append(f"{service.key}: {state.troubles.get(service.key, unknown)}, then apply again")
         return []
     return [Action("attach", "container", name, _summary(wanted), wanted, how, place)]
 
@@ -372,7 +390,7 @@ def _anew(service: ServiceWish, wanted: dict[str, Any], held: Held, differing: l
         return [_away(held, why), again]
     if service.how != "run":  # it was run for an earlier file, and this one doesn't say with which program
         names = {"labels": {**held.view["labels"], **wanted["labels"]}}
-        spec = {**held.spec, **spec, **names}
+        spec = {**held.spec, "network_mode": "bridge", **spec, **names}
     return [_away(held, why), Action("run", "container", name, _summary(spec), spec)]
 
 

@@ -53,12 +53,15 @@ class ServiceWish(Struct, frozen=True):
 
 
 class Project(Struct, frozen=True):
-    """`services` come after those they depend on. `ignored`: what the file says and vswitch does not do."""
+    """`services` come after those they depend on. `ignored`: what the file says and vswitch does not do; `called`: what
+    it calls services.
+    """
 
     name: str
     networks: tuple[NetworkWish, ...]
     services: tuple[ServiceWish, ...]
     ignored: tuple[str, ...] = ()
+    called: Literal["services", "containers"] = "services"
 
 
 def project_name(wished: str) -> str:
