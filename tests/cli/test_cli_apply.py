@@ -37,7 +37,7 @@ def test_networks_are_made_changed_and_removed_as_the_file_says(cli, file, monke
     cli.granted("apply", str(file))
     (back,) = cli.granted("network", "inspect", "shop_back").json
     assert back["internal"] and back["labels"] == {"vswitch.project": "shop", "vswitch.part": "back"}
-    assert cli.granted("apply", str(file)).out == "project shop is as the file says\n"
+    assert cli.granted("apply", str(file)).out == "project shop: nothing to do, but waiting for web\n"
     monkeypatch.setenv("ICC", "false")
     assert cli.granted("apply", str(file)).out == "~ update network shop_front: options\n"
     file.write_text("name: shop\nnetworks: {front: {driver_opts: {icc: 'false'}}}\n")
@@ -146,3 +146,23 @@ def test_what_the_switch_would_refuse_is_said_with_the_key_before_anything_is_do
     done = cli("apply", str(path))
     assert done.status == 1 and done.refusal.startswith(f"{path}: {says}")
     assert [network["name"] for network in cli.granted("network", "ls", "--json").json] == ["default"]
+
+
+def test_a_network_that_somebody_else_is_on_is_said_to_stay(cli, stranger, tmp_path):
+    path = tmp_path / "p.toml"
+    path.write_text('project = "p"\n[networks.n]\n[networks.m]\n')
+    cli.granted("apply", str(path))
+    cli.granted("attach", "--pid", str(stranger.pid), "--name", "foreign", "--network", "p_n")
+    path.write_text('project = "p"\n[networks.m]\n')
+    for _ in range(2):
+        err = cli.granted("apply", "--prune", str(path)).err
+        assert err == "vswitch: not in the file any more, but not removed: network p_n (in use by foreign)\n"
+
+
+@pytest.mark.parametrize(("name", "content"), [("c.toml", 'project = "shop"'), ("c.yaml", "name: shop")])
+def test_a_file_that_describes_nothing_is_refused_with_the_words_that_empty_a_project(cli, tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    words = cli("apply", "--prune", str(path)).refusal.partition(": write ")[2].partition(" if ")[0]
+    path.write_text(f"{content}\n{words}\n")
+    assert cli.granted("apply", "--prune", str(path)).out == "project shop is as the file says\n"

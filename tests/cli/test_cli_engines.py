@@ -116,6 +116,10 @@ def test_apply_attaches_what_an_engine_has_made_without_a_network(cli, stranger,
     on_a_bridge = shown(stranger.pid, HostConfig={"NetworkMode": "bridge"})
     engines.install("docker", {"shop-db-1": on_a_bridge})
     assert "waiting for db: no container is called shop-db-1" in cli.granted("apply", str(file)).err
+    engines.install("docker", {"shop-db-1": shown(0)})
+    assert "waiting for db: Docker's container web is exited: `docker start web` first" in (
+        cli.granted("apply", str(file)).err
+    )
     engines.install("docker", {"shop-db-1": shown(stranger.pid)})
     assert cli.granted("apply", str(file)).out == "+ attach container shop-db-1: on shop_back\n"
     (container,) = cli.granted("inspect", "shop-db-1").json

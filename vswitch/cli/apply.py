@@ -63,7 +63,7 @@ def apply_command(
         if as_json:
             emit_json(_as_json(project, wanted))
         else:
-            _say(project, wanted)
+            _say(project, wanted, prune)
         say = (lambda line: None) if as_json else print
         if dry_run:
             for action in wanted.actions:
@@ -71,7 +71,7 @@ def apply_command(
         else:
             _carry_out(client, wanted, say)
         if not wanted.actions:
-            say(f"project {project.name} is as the file says")
+            say(printable(_at_rest(project, wanted)))
 
 
 # ---- the file
@@ -170,28 +170,36 @@ def _state(client: Client, project: Project) -> State:
             containers[view["name"]] = Held(view, client.get(f"/v1/containers/{view['id']}/spec"))
     networks = {view["name"]: view for view in client.get("/v1/networks")}
     missing = [s for s in project.services if s.how == "there" and not any(name in containers for name in s.names)]
-    engines = {service.key: found for service in missing if (found := _at_an_engine(service))}
-    return State(networks, containers, engines, ports=ports)
+    engines: dict[str, tuple[str, str]] = {}
+    troubles: dict[str, str] = {}
+    for service in missing:
+        _ask_engines(service, engines, troubles)
+    return State(networks, containers, engines, troubles, ports)
 
 
-def _at_an_engine(service: ServiceWish) -> tuple[str, str] | None:
-    """The engine that has a running container without a network for a service, and its name there."""
-    from vswitch.cli.engines import find
+def _ask_engines(service: ServiceWish, engines: dict[str, tuple[str, str]], troubles: dict[str, str]) -> None:
+    """The engine that has a running container without a network for a service, and its name there; or that it has to be
+    started first.
+    """
+    from vswitch.cli.engines import Stopped, find
 
     for name in service.names:
         try:
             found = find(name)
+        except Stopped as stopped:
+            troubles.setdefault(service.key, str(stopped))
         except ClientError:
             continue
-        if found.network_mode == "none":  # one with a network of the engine's has its default route there
-            return found.engine, name
-    return None
+        else:
+            if found.network_mode == "none":  # one with a network of the engine's has its default route there
+                engines[service.key] = found.engine, name
+                return
 
 
 # ---- shown and done
 
 
-def _say(project: Project, wanted: Plan) -> None:
+def _say(project: Project, wanted: Plan, prune: bool) -> None:
     """What is not done: once, on stderr."""
     if project.ignored:
         shown = ", ".join(project.ignored[:IGNORED_SHOWN])
@@ -199,8 +207,18 @@ def _say(project: Project, wanted: Plan) -> None:
         _note(f"ignored, vswitch does not do it: {shown}{f' and {more} more' if more > 0 else ''}")
     for line in wanted.waiting:
         _note(f"waiting for {line}")
-    if wanted.left:
+    if wanted.left and prune:  # whatever could be removed is
+        _note(f"not in the file any more, but not removed: {', '.join(wanted.left)}")
+    elif wanted.left:
         _note(f"not in the file any more: {', '.join(wanted.left)}; --prune removes them")
+
+
+def _at_rest(project: Project, wanted: Plan) -> str:
+    """What is so where there is nothing to do."""
+    if not wanted.waiting:
+        return f"project {project.name} is as the file says"
+    keys = [line.partition(":")[0] for line in wanted.waiting]
+    return f"project {project.name}: nothing to do, but waiting for {', '.join(keys)}"
 
 
 def _note(text: str) -> None:

@@ -27,6 +27,10 @@ class Unknown(ClientError):
     """The engine has no such container, or there is no such engine."""
 
 
+class Stopped(ClientError):
+    """The engine has it, and it does not run."""
+
+
 class EngineContainer(NamedTuple):
     engine: str
     id: str
@@ -106,7 +110,7 @@ def understood(engine: str, reference: str, answer: str) -> EngineContainer:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ClientError(f"what {engine} says of {reference} is not understood: attach it by --pid") from None
     if pid <= 0:
-        raise ClientError(f"{NAMES[engine]}'s container {name} is {status}: `{engine} start {name}` first")
+        raise Stopped(f"{NAMES[engine]}'s container {name} is {status}: `{engine} start {name}` first")
     if mode == "host":
         raise ClientError(f"{NAMES[engine]}'s container {name} has the host's network: make it with --network none")
     return EngineContainer(engine, identity, name, hostname, pid, mode)

@@ -59,7 +59,7 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     given = top["name"].word() if "name" in top and not top["name"].empty else otherwise
     project = check_project_name(name or given)
     if not top.keys() & {"services", "networks"}:  # either may be empty: nothing is wanted any more
-        raise Refused("describes neither services nor networks")
+        raise Refused("describes neither services nor networks: write services: {} if it is to have none any more")
     services = dict(_all(top, "services"))
     wishes = [_service(project, key, reader, ignored) for key, reader in services.items()]
     present = [wish for wish in wishes if wish is not None]

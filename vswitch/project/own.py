@@ -51,7 +51,7 @@ def read(tree: Node, name: str | None, otherwise: str) -> Project:
     top = _fields(Reader(tree), TOP)
     project = check_project_name(name or (top["project"].word() if "project" in top else otherwise))
     if not top.keys() & {"networks", "containers"}:  # either may be empty: nothing is wanted any more
-        raise Refused("describes neither networks nor containers")
+        raise Refused("describes neither networks nor containers: write containers = {} if it is to have none any more")
     described = dict(top["networks"].items()) if "networks" in top else {}
     containers = dict(top["containers"].items()) if "containers" in top else {}
     networks = [_network(project, key, reader) for key, reader in described.items()]
