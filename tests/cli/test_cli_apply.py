@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vswitch.cli import apply
+
 NETWORKS = """
 name: shop
 networks:
@@ -146,6 +148,31 @@ def test_what_the_switch_would_refuse_is_said_with_the_key_before_anything_is_do
     done = cli("apply", str(path))
     assert done.status == 1 and done.refusal.startswith(f"{path}: {says}")
     assert [network["name"] for network in cli.granted("network", "ls", "--json").json] == ["default"]
+
+
+def test_of_two_that_apply_one_file_at_once_the_second_is_told_to_do_it_again(cli, file, monkeypatch):
+    carry_out = apply._carry_out
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(apply, "_carry_out", carry_out)
+        cli.granted("apply", str(file))
+        carry_out(*arguments)
+
+    monkeypatch.setattr(apply, "_carry_out", overtaken)
+    assert cli("apply", str(file)).refusal == (
+        "create network shop_back: changed meanwhile by somebody else: run vswitch apply again"
+    )
+
+
+def test_somebody_elses_network_of_that_name_is_named_even_if_it_came_meanwhile(cli, file, monkeypatch):
+    carry_out = apply._carry_out
+
+    def overtaken(*arguments):
+        cli.granted("network", "create", "shop_back")
+        carry_out(*arguments)
+
+    monkeypatch.setattr(apply, "_carry_out", overtaken)
+    assert "network shop_back exists already" in cli("apply", str(file)).refusal
 
 
 def test_a_network_that_somebody_else_is_on_is_said_to_stay(cli, stranger, tmp_path):

@@ -69,7 +69,7 @@ def apply_command(
             for action in wanted.actions:
                 say(printable(action.text))
         else:
-            _carry_out(client, wanted, say)
+            _carry_out(client, project, wanted, say)
         if not wanted.actions:
             say(printable(_at_rest(project, wanted)))
 
@@ -236,14 +236,36 @@ def _as_json(project: Project, wanted: Plan) -> dict[str, Any]:
     }
 
 
-def _carry_out(client: Client, wanted: Plan, say: Callable[[str], None]) -> None:
+def _carry_out(client: Client, project: Project, wanted: Plan, say: Callable[[str], None]) -> None:
     for action in wanted.actions:
         try:
             _do(client, action)
         except (Refused, ClientError) as refusal:
-            raise ClientError(f"{action.verb} {action.what} {action.name}: {refusal}") from None
+            changed = _changed_meanwhile(client, project, action, refusal.status)
+            why = "changed meanwhile by somebody else: run vswitch apply again" if changed else refusal
+            raise ClientError(f"{action.verb} {action.what} {action.name}: {why}") from None
         say(printable(action.text))
         sys.stdout.flush()
+
+
+def _changed_meanwhile(client: Client, project: Project, action: Action, status: int) -> bool:
+    """Whether a step is refused because what it is about has come or gone since it was planned, as when the same file
+    is applied twice at once.
+    """
+    from vswitch.project.wish import PROJECT_LABEL
+
+    comes = action.verb in ("create", "run", "attach")
+    if status != 409:
+        return status == 404 and not comes
+    try:
+        view = client.get(f"/v1/{action.what}s/{segment(action.name)}")
+    except ClientError:
+        return action.verb == "create"  # it is only being made
+    if comes:
+        return view["labels"].get(PROJECT_LABEL) == project.name
+    if action.verb in ("connect", "disconnect"):
+        return (action.spec["network"] in {e["name"] for e in view["networks"]}) == (action.verb == "connect")
+    return action.verb == "start" and view["state"] != "exited"
 
 
 def _do(client: Client, action: Action) -> None:
