@@ -367,3 +367,12 @@ def test_a_container_without_a_network_that_is_to_join_some_is_made_anew_on_them
     joined = replace(service(how="there", hostname="h"), names=alone.names)
     action = plan(project(joined), state).actions[-1]
     assert action.verb == "run" and action.spec["network_mode"] == "bridge" and action.spec["command"] == ["sh"]
+
+
+def test_a_service_of_another_name_gets_the_address_and_port_of_the_pruned_one():
+    old, new = (service(key, ports=["80:80"], **fixed("10.7.0.2")) for key in ("old", "new"))
+    state = carried_out(plan(project(old, networks=SUBNET), EMPTY), EMPTY)
+    wanted = plan(project(new, networks=SUBNET), state, prune=True)
+    assert steps(wanted) == ["- remove container p-old-1", "+ run container p-new-1"]
+    with pytest.raises(Refused, match=r"services.new.networks.n: address 10.7.0.2 is in use by p-old-1"):
+        plan(project(new, networks=SUBNET), state)

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What has to be done until there is what a project wants. Pure: the project and what there is in, actions out.
 
-Networks come first, then containers in their order, then what has to go. What is there already and fits is left alone,
-so carrying the actions out leads to a state for which there is nothing to do. What the file does not name goes only if
-`prune` says so: whole networks and containers of the project (known by their label), and the networks, aliases and
-ports that its containers have beyond the file. What somebody else made under a name of the file is never taken over: a
-network without the project's label, or a container that should be run here, is refused; a container that the file
-leaves to others to make gets the file's networks and ports beside its own, and keeps the rest.
+Containers that have to go come first, since others may have their addresses and ports; then networks, containers in
+their order, and the networks that have to go. What is there already and fits is left alone, so carrying the actions out
+leads to a state for which there is nothing to do. What the file does not name goes only if `prune` says so: whole
+networks and containers of the project (known by their label), and the networks, aliases and ports that its containers
+have beyond the file. What somebody else made under a name of the file is never taken over: a network without the
+project's label, or a container that should be run here, is refused; a container that the file leaves to others to make
+gets the file's networks and ports beside its own, and keeps the rest.
 
 Networks, aliases and ports of a container change while it runs, and so does most of a network. Another program, host
 name or resolver needs the container made anew: run again, or taken off the switch and attached again, which its
@@ -104,10 +105,12 @@ def plan(project: Project, state: State, *, prune: bool = False) -> Plan:
             awaited.append(Action("attach", "container", spec["name"], spec=spec, where=where))
     joins = {s.key for s in project.services if s.how != "there" or s.spec.get("network_mode", "bridge") == "bridge"}
     going, left = _unnamed(project, state, {name for key, name in present.items() if key in joins}, prune)
+    first = [action for action in going if action.what == "container"]
+    steps = (*first, *actions, *going[len(first) :])
     foresight = Foresight(state, {wish.name: wish.key for wish in project.networks})
-    for action in (*actions, *going, *awaited):
+    for action in (*steps, *awaited):
         foresight.go(action)
-    return Plan((*actions, *going), tuple(waiting), tuple(left))
+    return Plan(steps, tuple(waiting), tuple(left))
 
 
 def _at(where: str, actions: list[Action]) -> list[Action]:
