@@ -223,6 +223,46 @@ async def test_a_port_that_is_taken_after_a_restart_is_said_and_can_be_mended(tm
 
 
 @simulated
+async def test_a_port_without_a_way_out_is_said_and_opens_again_by_itself(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("web", ports=["8080:80"])
+        await box.switch.disconnect("default", "web")
+        said = "port 8080:80/tcp is not published: no network of it has a way out; it opens again when one has"
+        assert box.switch.container("web").remedy == said
+        await box.restart()
+        assert box.switch.container("web").remedy == said
+        box.listeners.taken = {("tcp", 8080)}
+        await box.switch.connect("default", "web", AttachmentSpec())
+        view = box.switch.container("web")
+        assert "taken by another program" in view.remedy and "`vswitch port add web 8080:80/tcp`" in view.remedy
+        box.listeners.taken = set()
+        await box.switch.disconnect("default", "web")
+        assert box.switch.container("web").remedy == said
+        await box.switch.connect("default", "web", AttachmentSpec())
+        view = box.switch.container("web")
+        assert view.remedy is None and shown(view) == [(None, 8080, 80, "tcp")]
+
+
+@simulated
+async def test_a_start_without_a_way_out_names_the_port_and_what_to_do(tmp_path):
+    async with Box(tmp_path) as box:
+        _, process = await box.run("web", detached=True, ports=["8080:80", "81"])
+        await stop(box, "web", process)
+        await box.switch.disconnect("default", "web")
+        process = box.process("web2")
+        with pytest.raises(Refused) as refusal:
+            await box.switch.start_container("web", process.origin, *process.descriptors)
+        assert str(refusal.value) == (
+            "port 8080:80/tcp (and 1 more) cannot be published: no network of it has a way out: `vswitch network"
+            " connect NETWORK web` first, or `vswitch port rm web 8080:80/tcp`"
+        )
+        for text in ("8080:80/tcp", "81"):
+            await box.switch.unpublish("web", text)
+        process = box.process("web3")
+        await box.switch.start_container("web", process.origin, *process.descriptors)
+
+
+@simulated
 async def test_an_interface_that_goes_takes_its_ports_along_and_mending_brings_them_back(tmp_path):
     async with Box(tmp_path) as box:
         await box.attach("web", ports=["8080:80"])

@@ -10,13 +10,13 @@ had is closed whole by whoever opens it.
 Where the host port was left to us, the one that was found is kept in the record and tried first the next time, at a
 `start` as after a restart of the switch; if somebody else has it by then, another is chosen. After a restart, a port
 that was asked for by number and is taken by now cannot refuse anything any more, the container runs: it stays in the
-record, the log and `vswitch ps` say so, and `port add` opens it later.
+record, the log and `vswitch ps` say so, and `port add` opens it later. What closed because no network had a way out any
+more opens by itself when one has.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -55,8 +55,6 @@ def planned(texts: Sequence[str], record: ContainerRecord, networks: dict[str, N
     if not record.endpoints:
         raise Refused(f"container {record.name} is on no network, so nothing of it can be published: connect it to one")
     endpoint = default_endpoint(record.endpoints, networks)
-    if not record.endpoints:
-        raise Refused("it is on no network, so nothing can be published: let it join one (vswitch network connect)")
     if endpoint is None:
         raise internal(networks[e.network].name for e in record.endpoints)
     way = networks[endpoint.network].way_out
@@ -77,6 +75,8 @@ class Publishing:
         container.unpublished.clear()
         if not container.record.ports:
             return []
+        if default_endpoint(container.record.endpoints, self._parts.inventory.networks) is None:
+            raise _without_way_out(container)
         port = self._default_port(container)
         opened = []
         for record in container.record.ports:
@@ -103,8 +103,12 @@ class Publishing:
 
     def _give_up(self, container: Container, record: PublicationRecord, why: str) -> None:
         text = text_of(record.asked)
-        log.error("container %s: %s is not published any more: %s", container.name, text, why)
-        container.unpublished[record] = f"{why}; then `vswitch port add {container.name} {text}`"
+        add = f"then `vswitch port add {container.name} {text}`"
+        then = "it opens again when one has" if why == NO_WAY_OUT else add
+        said = f"port {text} is not published: {why}; {then}"
+        if container.unpublished.get(record) != said:
+            log.error("container %s: %s", container.name, said)
+        container.unpublished[record] = said
 
     async def close(self, port: Port) -> None:
         """Close everything that hangs on a port, whatever fails on the way."""
@@ -130,10 +134,14 @@ class Publishing:
                         raise problem
                     await self._close(port, publication)
                     self._give_up(container, publication.record, str(problem))
-        for record in list(container.unpublished) if target is not None else ():
-            with contextlib.suppress(Refused):
+        for record in list(container.unpublished):
+            try:
+                if target is None:
+                    raise Refused(NO_WAY_OUT)
                 await self._open(target, record)
                 del container.unpublished[record]
+            except Refused as refusal:
+                self._give_up(container, record, str(refusal))
 
     async def _move(self, publication: Publication, port: Port, target: Port) -> Refused | None:
         """From one port to another, without its sockets being closed; why it can't be, and then it is where it was."""
@@ -358,6 +366,17 @@ class Publishing:
                     name = port.container.name
                     return f"container {name}{' itself' if port.container is wanting.container else ''}"
         return "another program"
+
+
+def _without_way_out(container: Container) -> Refused:
+    """A stopped container's ports have nowhere to go."""
+    text = text_of(container.record.ports[0].asked)
+    more = f" (and {others} more)" if (others := len(container.record.ports) - 1) else ""
+    return Refused(
+        f"port {text}{more} cannot be published: {NO_WAY_OUT}: `vswitch network connect NETWORK {container.name}`"
+        f" first, or `vswitch port rm {container.name} {text}`",
+        409,
+    )
 
 
 def as_decided(record: PublicationRecord) -> PublishSpec:
