@@ -71,6 +71,8 @@ def test_gateway_range_and_reserved_addresses_go_to_the_subnet_that_holds_them(c
     (["--aux-address", "10.1.0.1"], "--aux-address '10.1.0.1': should be NAME=IP"),
     (["--opt", "icc"], "--opt 'icc': should be KEY=VALUE"),
     (["--mtu", "big"], "'big' is not a valid integer"),
+    (["--opt", "mtu=1280", "--mtu", "1400"], "--mtu 1400 and --opt mtu=1280: say one of them"),
+    (["--mtu", "1500", "-o", "com.docker.network.driver.mtu=9"], "--opt com.docker.network.driver.mtu=9: say one"),
     (["--icc"], "no such option"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line_and_status_2(cli, words, line):
@@ -154,10 +156,14 @@ def test_what_is_said_of_a_network_in_use_changes_and_the_rest_stays(cli, served
     (["--subnet", "172.17.1.0/24"], 1, "overlaps 172.17.0.0/16 of network default"),
     (["--gateway", "10.1.0.7"], 1, "has gateway 10.1.0.1, which can't be changed"),
     (["--opt", "icc"], 2, "should be KEY=VALUE"),
+    (["--opt", "mtu=1280", "--mtu", "1400"], 2, "--mtu 1400 and --opt mtu=1280: say one of them"),
+    (["--opt-rm", "icc"], 1, "network blue has no option 'icc': it has mtu"),
+    (["--label-rm", "c"], 1, "network blue has no label 'c': it has a"),
     (["--name", "red"], 2, "no such option"),
 ])  # fmt: skip
 def test_a_change_that_cannot_be_is_one_line(cli, words, status, line):
-    cli.granted("network", "create", "blue", "--subnet", "10.1.0.0/24")
+    same_twice = ["--mtu", "1400", "--opt", "mtu=1400"]
+    cli.granted("network", "create", "blue", "--subnet", "10.1.0.0/24", "--label", "a=b", *same_twice)
     before = cli.granted("network", "inspect", "blue").json
     done = cli("network", "update", "blue", *words)
     assert done.status == status and line.lower() in done.refusal.lower()
@@ -173,7 +179,7 @@ def test_a_container_joins_and_leaves_by_command(cli, served):
     assert (joined["ipv4"], joined["mac"], joined["aliases"]) == ("10.1.0.9/24", "02:00:00:00:00:09", ["db", "sql"])
     assert (joined["gw_priority"], joined["default_route"]) == (7, [4])
     assert "is on network blue already" in cli("network", "connect", "blue", "web").refusal
-    assert cli("network", "rm", "blue").refusal == "network blue is in use by web: remove them first"
+    assert cli("network", "rm", "blue").refusal == "network blue is in use by web: remove it first"
     cli.granted("network", "disconnect", "--force", "blue", "web")
     assert len(cli.granted("inspect", "web").json[0]["networks"]) == 1
     assert "is not on network blue" in cli("network", "disconnect", "blue", "web").refusal
@@ -193,3 +199,28 @@ def test_warnings_stand_beside_the_listings(cli, served):
         done = cli.granted(*words)
         assert "network default: subnet 172.17.0.0/16 overlaps the host's route to 172.16.0.0/12" in done.refusal
     assert len(cli.granted("network", "inspect", "default").json[0]["warnings"]) == 1
+
+
+def test_a_network_in_the_way_of_the_host_is_said_when_it_is_made_or_changed(cli, served):
+    async def join_a_vpn() -> None:
+        served.routes.become("198.51.100.0/23")
+
+    served.wait_for(join_a_vpn())
+    done = cli.granted("network", "create", "blue", "--subnet", "198.51.100.0/24")
+    said = "network blue: subnet 198.51.100.0/24 overlaps the host's route to 198.51.100.0/23"
+    assert len(done.out) == 65 and done.refusal.startswith(said)
+    assert cli.granted("network", "create", "red", "--subnet", "10.9.0.0/24").err == ""
+    done = cli.granted("network", "update", "red", "--subnet", "198.51.101.0/24")
+    assert done.refusal.startswith("network red: subnet 198.51.101.0/24 overlaps")
+
+
+@pytest.mark.parametrize(("words", "then"), [
+    (["--mtu", "1300"], "send vswitch-run SIGHUP (systemctl reload vswitch)"),
+    (["--ip-range", "172.17.9.0/24"], "send vswitch-run SIGHUP (systemctl reload vswitch)"),
+    (["--ipv6"], "restart vswitch-run"),
+    (["--subnet", "10.9.0.0/24"], "restart vswitch-run"),
+])  # fmt: skip
+def test_how_the_default_network_is_changed_is_said_with_what_applies_it(cli, words, then):
+    done = cli("network", "update", "default", *words)
+    assert "belongs to the switch's settings: change it under [default_network] in" in done.refusal
+    assert done.refusal.endswith(f" and {then}")

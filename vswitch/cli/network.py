@@ -12,7 +12,9 @@ import click
 from vswitch.cli.each import each, each_named
 from vswitch.cli.options import as_json, client_command, json_or_template, pairs, repeated, strict_pairs
 from vswitch.cli.output import emit_json, emit_table, short
-from vswitch.control.api.client import Client, segment
+from vswitch.control.api.client import Client, ClientError, segment
+
+MTU_OPTIONS = ("mtu", "com.docker.network.driver.mtu")  # the option that has a flag of its own
 
 
 @click.group("network")
@@ -60,13 +62,15 @@ def described(function: Callable) -> Callable:
 @click.option("--internal", is_flag=True, help="No way out of the network.")
 @click.option("--ipv6/--no-ipv6", default=False, help="IPv6 too.")
 @click.option(
-    "--mtu", type=int, default=1500, show_default=True, metavar="N", help="Largest packet in bytes."
+    "--mtu", type=int, show_default="1500", metavar="N", help="Largest packet in bytes."
 )
 @click.option("--names/--no-names", "dns", default=True, help="Containers' names resolve on it (default), or don't.")
 @described
 def create(client: Client, name: str, **words: Any) -> None:
     """Create a network; prints its id."""
-    print(client.post("/v1/networks", _spec(name, **words))["id"])
+    network = client.post("/v1/networks", _spec(name, **words))
+    print(network["id"])
+    _warn([network])
 
 
 def _spec(
@@ -78,6 +82,7 @@ def _spec(
     aux_addresses: tuple[str, ...],
     labels: tuple[str, ...],
     options: tuple[str, ...],
+    mtu: int | None,
     **plain: Any,
 ) -> dict[str, Any]:
     """The NetworkSpec of the words.
@@ -89,9 +94,19 @@ def _spec(
         "name": name,
         "subnets": _subnets([{"subnet": subnet} for subnet in subnets], gateways, ranges, reserved),
         "labels": pairs("--label", labels),
-        "options": strict_pairs("--opt", options, "KEY=VALUE"),
+        "options": _options(options, mtu),
+        **({} if mtu is None else {"mtu": mtu}),
         **plain,
     }
+
+
+def _options(words: tuple[str, ...], mtu: int | None) -> dict[str, str]:
+    """What --opt says; --mtu beside it may say the same, but nothing else."""
+    options = strict_pairs("--opt", words, "KEY=VALUE")
+    for name in MTU_OPTIONS:
+        if mtu is not None and options.get(name, str(mtu)) != str(mtu):
+            raise click.UsageError(f"--mtu {mtu} and --opt {name}={options[name]}: say one of them")
+    return options
 
 
 def _subnets(
@@ -152,8 +167,9 @@ def update(client: Client, name: str, **words: Any) -> None:
     changes = _changes(client, name, **words)
     if not changes:
         raise click.UsageError("nothing to change is said")
-    client.request("PATCH", f"/v1/networks/{segment(name)}", changes, {})
+    network = client.request("PATCH", f"/v1/networks/{segment(name)}", changes, {})
     print(name)
+    _warn([network])
 
 
 def _changes(
@@ -168,6 +184,7 @@ def _changes(
     gone_labels: tuple[str, ...],
     options: tuple[str, ...],
     gone_options: tuple[str, ...],
+    mtu: int | None,
     **plain: Any,
 ) -> dict[str, Any]:
     """The NetworkUpdate of the words: only what was said."""
@@ -177,15 +194,26 @@ def _changes(
         there = client.get(f"/v1/networks/{segment(name)}")["subnets"]
         specs += [{"subnet": s["subnet"]} for s in there if s["subnet"] not in subnets]
         specs = [s for s in _subnets(specs, gateways, ranges, reserved) if len(s) > 1 or s["subnet"] in subnets]
+    if gone_labels or gone_options:
+        there = client.get(f"/v1/networks/{segment(name)}")
+        _refuse_unknown(name, "label", gone_labels, there["labels"])
+        _refuse_unknown(name, "option", gone_options, there["options"])
     changes = {
         "subnets": specs,
         "labels": {**pairs("--label", labels), **dict.fromkeys(gone_labels)},
-        "options": {**strict_pairs("--opt", options, "KEY=VALUE"), **dict.fromkeys(gone_options)},
+        "options": {**_options(options, mtu), **dict.fromkeys(gone_options)},
+        "mtu": mtu,
         **{key: value for key, value in plain.items() if not isinstance(value, tuple)},
     }
     said = {key: value for key, value in changes.items() if value not in (None, [], {})}
     lists = {key: list(value) for key, value in plain.items() if isinstance(value, tuple) and value}
     return said | {key: [] if words == ["none"] else words for key, words in lists.items()}
+
+
+def _refuse_unknown(network: str, what: str, gone: tuple[str, ...], there: dict[str, str]) -> None:
+    for name in gone:
+        if name not in there:
+            raise ClientError(f"network {network} has no {what} {name!r}: it has {', '.join(there) or 'none'}")
 
 
 @client_command("connect")
@@ -231,8 +259,12 @@ def ls(client: Client, as_json: bool, quiet: bool) -> None:
     else:
         headings = ("NETWORK ID", "NAME", "DRIVER", "SUBNETS", "CONTAINERS")
         emit_table(headings, map(_row, networks), ("DRIVER", "NETWORK ID"))
-        for warning in [warning for network in networks for warning in network["warnings"]]:
-            print(f"vswitch: {warning}", file=sys.stderr)
+        _warn(networks)
+
+
+def _warn(networks: list[dict[str, Any]]) -> None:
+    for warning in [warning for network in networks for warning in network["warnings"]]:
+        print(f"vswitch: {warning}", file=sys.stderr)
 
 
 def _row(network: dict[str, Any]) -> tuple[Any, ...]:

@@ -66,7 +66,9 @@ class Changing:
     async def update(self, network: Network, update: NetworkUpdate, job: Job) -> None:
         """What a user wants to be different. Refused, and then all is as before."""
         if network.name == DEFAULT:
-            raise self._segments.left_to_settings("change it")
+            live = update.ipv6 is None and not any(spec.gateway or not spec.ip_range for spec in update.subnets)
+            then = "send vswitch-run SIGHUP (systemctl reload vswitch)" if live else "restart vswitch-run"
+            raise self._segments.left_to_settings("change it", then)
         await self.become(network, None, job, update)
 
     async def become(

@@ -39,7 +39,7 @@ class Segments:
     async def create(self, asked: NetworkSpec, job: Job) -> Network:
         """A user's new network. Refused, and then nothing of it is left."""
         if asked.name == DEFAULT and DEFAULT not in self._parts.inventory.network_ids:
-            raise self.left_to_settings("put enabled = true")
+            raise self.left_to_settings("put enabled = true", "restart vswitch-run")
         return await self.make(asked, job)
 
     async def make(self, asked: NetworkSpec, job: Job) -> Network:
@@ -71,7 +71,7 @@ class Segments:
     async def remove(self, network: Network) -> None:
         """Refused while a container, running or not, is on it."""
         if network.name == DEFAULT:
-            raise self.left_to_settings("put enabled = false")
+            raise self.left_to_settings("put enabled = false", "restart vswitch-run")
         await self.unmake(network)
 
     async def prune(self, job: Job) -> list[str]:
@@ -92,12 +92,12 @@ class Segments:
             for subnet, last in network.cursors().items()
         ]
 
-    def left_to_settings(self, what: str) -> Refused:
+    def left_to_settings(self, what: str, then: str) -> Refused:
         """Where the default network is turned on or off, or changed, which no client can."""
         path = self._parts.config_path
         return Refused(
             "the default network belongs to the switch's settings: "
-            f"{what} under [default_network] in {path} and restart vswitch-run",
+            f"{what} under [default_network] in {path} and {then}",
             403,
         )
 
@@ -219,8 +219,9 @@ class Segments:
         if not network.ready:
             raise Refused(f"no such network: {network.name!r}", 404)
         if network.endpoints:
+            them = "it" if len(self._parts.inventory.members().get(network.record.id, ())) == 1 else "them"
             raise Refused(
-                f"network {network.name} is in use by {self._users(network)}: remove them first", 409
+                f"network {network.name} is in use by {self._users(network)}: remove {them} first", 409
             )
         network.ready = False
         try:
