@@ -454,9 +454,11 @@ def test_somebody_else_is_told_whose_switch_takes_descriptors(runner, path):
     for folder in Path(path).parents[:3]:
         folder.chmod(0o755)
 
+    said = r"captures need the user who runs the switch \(root: `sudo vswitch …`\); others may look and change$"
+
     async def scenario():
         async with serving(path):
-            with pipes(1) as fds, pytest.raises(Refused, match="only the user who runs a switch can hand it"):
+            with pipes(1) as fds, pytest.raises(Refused, match=said):
                 await asyncio.to_thread(elsewhere, offer, path, fds, before=lambda: os.setresuid(*[STRANGER] * 3))
 
     runner.run(scenario())

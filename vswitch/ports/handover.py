@@ -21,6 +21,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import pwd
 import re
 import socket
 import stat
@@ -218,8 +219,7 @@ def offer(path: str, fds: list[int]) -> str:
         except BrokenPipeError:
             pass  # it was refused before it was heard: the reason is there to be read
         except PermissionError:
-            reason = "only the user who runs a switch can hand it descriptors"
-            raise Refused(f"{path} is closed to you: {reason}", 403) from None
+            raise Refused(_only_the_owner(path), 403) from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise Refused(f"cannot hand descriptors to the switch at {path}: {reason}", 500) from None
@@ -230,6 +230,17 @@ def offer(path: str, fds: list[int]) -> str:
     if error is not None:
         raise Refused(error, 403)
     return token
+
+
+def _only_the_owner(path: str) -> str:
+    """What somebody of --socket-group cannot do, and who can."""
+    try:
+        name = pwd.getpwuid(os.stat(path).st_uid).pw_name
+    except (OSError, KeyError):
+        name = None
+    sudo = "sudo" if name == "root" else f"sudo -u {name}"
+    become = "" if name is None else f" ({name}: `{sudo} vswitch …`)"
+    return f"run, start, attach and captures need the user who runs the switch{become}; others may look and change"
 
 
 def _answer_to(connection: socket.socket) -> bytes:
