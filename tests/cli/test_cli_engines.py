@@ -88,7 +88,9 @@ def test_a_name_that_nobody_knows_is_refused(cli, engines):
 def test_an_engine_that_does_not_answer_says_why(cli, engines):
     engines.install("podman", {})
     engines.install("docker", {}, otherwise="Cannot connect to the Docker daemon")
-    assert "Cannot connect to the Docker daemon" in cli("attach", "web").refusal
+    said = cli("attach", "web").refusal
+    assert "Cannot connect to the Docker daemon" in said and said.endswith("; Podman has no container of that name")
+    assert "Podman" not in cli("attach", "--docker", "web").refusal
 
 
 def test_a_container_that_does_not_run_or_has_the_hosts_network_is_refused(cli, stranger, engines):

@@ -156,6 +156,11 @@ def test_where_no_switch_runs_every_command_says_so_in_one_line(lonely, words):
     (["help", "nope"], "no such command 'nope'"),
     (["stop", "-t", "-1", "x"], "-1"),
     (["capture", "--snaplen", "1"], "1 is not in the range"),
+    (["capture", "-w"], "option '-w' requires an argument: see vswitch capture --help"),
+    (["run", "-h"], "option '-h' requires an argument: see vswitch run --help"),
+    (["network", "create", "--mtu"], "option '--mtu' requires an argument: see vswitch network create --help"),
+    (["ps", "-q", "--json"], "--quiet shows ids only"),
+    (["network", "ls", "-q", "--format", "{{.name}}"], "--quiet shows ids only"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line_and_status_2(lonely, words, line):
     done = lonely(*words)
@@ -199,6 +204,13 @@ def test_a_program_with_the_looks_of_an_image_is_run(lonely, tmp_path, monkeypat
 def test_what_happens_anyway_may_be_asked_for_as_of_docker(lonely, habit):
     done = lonely("run", *habit, "true")
     assert (done.status, done.refusal.startswith("no switch is running")) == (125, True)
+
+
+@pytest.mark.parametrize(("command", "words"), [("run", ["-i", "-t", "--rm"]), ("exec", ["-i", "-t"])])
+def test_what_is_taken_as_of_docker_is_listed_and_what_is_refused_is_not(lonely, command, words):
+    lines = [line.strip() for line in lonely(command, "--help").out.splitlines()]
+    assert all(any(line.startswith(word) for line in lines) for word in words)
+    assert not [line for line in lines if line.startswith(("-v", "-u", "--privileged"))]
 
 
 def test_net_is_network(lonely):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from patience import eventually
 
 from vswitch import __version__
 from vswitch.cli.output import emit_json
+from vswitch.model import FlowView, LeaseView
 
 
 @pytest.fixture
@@ -45,6 +47,43 @@ def test_neighbours_and_leases_are_listed(cli, two):
     ]
     assert cli.granted("lease").out.split()[:3] == ["NETWORK", "ADDRESS", "MAC"]
     assert cli.granted("lease", "--json").json == []
+
+
+def example(done) -> str:
+    """The template that a command's help shows."""
+    (shown,) = re.findall(r"'(\{\{[^']*)'", " ".join(done.out.split()))
+    return shown
+
+
+LISTINGS = [
+    ["ps"], ["network", "ls"], ["port", "ls"], ["fdb"], ["neigh"], ["lease"], ["flow", "ls"], ["stats"], ["drops"],
+    ["version"], ["inspect", "web"], ["network", "inspect", "blue"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", LISTINGS, ids=" ".join)
+def test_the_template_that_help_shows_is_one_for_this_command(cli, two, words):
+    two.client.post("/v1/containers/web/ports", {"publish": "8080:80"})
+    template = example(cli.granted(*words, "--help"))
+    cli.granted(*words, "--format", template)
+    field = template.strip("{.}").split(".")[0]
+    shown = cli.granted(*words, "--json").json
+    for row in shown if isinstance(shown, list) else [shown]:
+        assert field in row
+    known = {"lease": LeaseView, "flow": FlowView}.get(words[0])
+    assert shown or field in known.__struct_fields__
+
+
+@pytest.mark.parametrize("template", ["x{{.nope", "{{.name}", "{{range .}}", "table {{.name}}"])
+def test_a_broken_template_is_refused_before_there_is_a_row(cli, served, template):
+    for words in (["ps"], ["port", "ls"], ["flow", "ls"]):
+        done = cli(*words, "--format", template)
+        assert (done.status, done.out) == (1, "") and done.refusal
+
+
+def test_help_says_what_json_is_of_events(lonely):
+    out = lonely("events", "--help").out
+    assert "One JSON document per line." in out and "One JSON document.\n" not in out and "{{.action}}" in out
 
 
 def test_an_unknown_filter_is_refused(cli, two):

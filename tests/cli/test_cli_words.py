@@ -104,6 +104,7 @@ DOCUMENT = {
     [
         ("{{.name}} {{ .PID }}", "web 7"),
         ("{{.State.Pid}}/{{.State.Status}}/{{.ExitCode}}", "7/running/"),
+        ("{{.State.Running}} {{json .state.running}}", "true true"),
         ("{{.networks.0.ipv4}}", "10.0.0.2/24"),
         ("{{.NetworkSettings.IPAddress}}", "10.0.0.2"),
         ("{{json .networks.0.aliases}}", '["a"]'),
@@ -134,6 +135,11 @@ def test_a_template_that_cannot_be_filled_in_is_refused(template, says):
     with pytest.raises(ClientError) as refusal:
         rendered(template, DOCUMENT)
     assert says in str(refusal.value)
+
+
+@pytest.mark.parametrize(("state", "text"), [("running", "true"), ("orphaned", "true"), ("exited", "false")])
+def test_whether_a_container_runs_is_said_in_dockers_word(state, text):
+    assert rendered("{{.State.Running}}", {**DOCUMENT, "state": state}) == text
 
 
 @given(st.text(alphabet="{}. abpidjson0networks", max_size=30))

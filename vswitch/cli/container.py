@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from vswitch.cli.each import each, each_named
-from vswitch.cli.options import as_json, client_command, json_or_template
+from vswitch.cli.options import as_json, client_command, json_or_template, refuse_both
 from vswitch.cli.output import ago, emit_json, emit_table, short
 from vswitch.cli.port import compact
 from vswitch.control.api.client import Client, ClientError, segment
@@ -27,6 +27,7 @@ STOP_TIMEOUT_S = 10.0
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 def ps_command(client: Client, everything: bool, as_json: bool, quiet: bool) -> None:
     """List containers."""
+    refuse_both(as_json, quiet)
     containers = client.get("/v1/containers", all=1 if everything else None)
     if as_json:
         emit_json(containers)

@@ -44,12 +44,12 @@ def find(reference: str, engine: str | None = None) -> EngineContainer:
     """A running container of `engine`, or of the only engine that has one of that name or id. ClientError otherwise."""
     if engine is not None:
         return ask(engine, reference)
-    found, troubles = [], []
+    found, troubles, without = [], [], []
     for candidate in filter(shutil.which, ENGINES):
         try:
             found.append(ask(candidate, reference))
         except Unknown:
-            continue
+            without.append(NAMES[candidate])
         except ClientError as trouble:
             troubles.append(trouble)
     if len(found) > 1:
@@ -57,7 +57,8 @@ def find(reference: str, engine: str | None = None) -> EngineContainer:
     if found:
         return found[0]
     if troubles:
-        raise troubles[0]
+        others = f"; {without[0]} has no container of that name" if without else ""
+        raise ClientError(f"{'; '.join(map(str, troubles))}{others}")
     raise Unknown(
         f"no container of Podman or Docker is called {reference!r} here: see `podman ps` or `docker ps`, or name its"
         " namespace with --netns or --pid"

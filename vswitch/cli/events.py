@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import TEMPLATE, emit_json, printable, short
 from vswitch.control.api.client import Client
 
@@ -17,10 +17,10 @@ UNSAID = {"id": None, "name": None, "attributes": {}}  # left out of an event th
 
 
 @client_command("events")
-@as_json
+@json_or_template("--format", field="action", documents="One JSON document per line.")
 @click.option("--flows", is_flag=True, help="Each connection through a gateway too, as it opens and closes.")
 def events_command(client: Client, as_json: bool, flows: bool) -> None:
-    """Show events until ctrl-C; with --json one document per line."""
+    """Show events until ctrl-C."""
     wanted = {"flows": "true"} if flows else {}
     templated = click.get_current_context().meta.get(TEMPLATE) is not None
     for event in client.lines("GET", "/v1/events", **wanted):

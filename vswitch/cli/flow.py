@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import emit_json, emit_table
 from vswitch.cli.tables import filters
 from vswitch.control.api.client import Client
@@ -39,7 +39,7 @@ def flow_command() -> None:
 @client_command("ls")
 @click.argument("words", nargs=-1, metavar="[FILTER]...")
 @filters
-@as_json
+@json_or_template("--format", field="id")
 def ls(client: Client, words: tuple[str, ...], network: str | None, container: str | None, as_json: bool) -> None:
     """List flows, the oldest first."""
     rows = client.get("/v1/flows", **_filter(words, network, container))

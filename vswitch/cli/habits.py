@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Words that people bring along from `docker run`: taken where they ask for what happens anyway, else answered
 with what to do instead. A container here sees the host's files and has the terminal, so most of them have
-nothing to do. They are not listed by --help.
+nothing to do. What is taken is listed by --help, what is refused is not.
 
     --rm              a container in the foreground goes when it ends; a detached one stays until `vswitch rm`
     -i, -t            the program in the foreground has stdin and the terminal; a detached one has neither
@@ -54,10 +54,10 @@ def docker_habits(function: Callable) -> Callable:
 
     for names, line in (
         (("--rm",), "Remove it when it ends, as happens anyway without -d."),
-        (("-i", "--interactive"), "Give it stdin, as happens anyway without -d."),
         (("-t", "--tty"), "Give it the terminal, as happens anyway without -d."),
+        (("-i", "--interactive"), "Give it stdin, as happens anyway without -d."),
     ):
-        invoke = click.option(*names, is_flag=True, hidden=True, help=line)(invoke)
+        invoke = click.option(*names, is_flag=True, help=line)(invoke)
     for options, (line, takes_value) in INSTEAD.items():
         flag = {} if takes_value else {"is_flag": True}
         refusing = {"callback": _refuse, "expose_value": False, "hidden": True, "help": f"Refused: {line}."}

@@ -10,7 +10,15 @@ from typing import Any
 import click
 
 from vswitch.cli.each import each, each_named
-from vswitch.cli.options import as_json, client_command, json_or_template, pairs, repeated, strict_pairs
+from vswitch.cli.options import (
+    as_json,
+    client_command,
+    json_or_template,
+    pairs,
+    refuse_both,
+    repeated,
+    strict_pairs,
+)
 from vswitch.cli.output import emit_json, emit_table, short
 from vswitch.control.api.client import Client, ClientError, segment
 
@@ -250,6 +258,7 @@ def disconnect(client: Client, network: str, container: str, force: bool) -> Non
 @click.option("-q", "--quiet", is_flag=True, help="Ids only.")
 def ls(client: Client, as_json: bool, quiet: bool) -> None:
     """List networks."""
+    refuse_both(as_json, quiet)
     networks = client.get("/v1/networks")
     if as_json:
         emit_json(networks)

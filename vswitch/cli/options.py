@@ -22,6 +22,17 @@ ATTACHMENT_KEYS = {
 TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
+class Command(click.Command):
+    """As click's own; what is wrong with its options is said to be wrong with this command's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as problem:
+            problem.ctx = problem.ctx or ctx
+            raise
+
+
 def client_command(*names: Any, **settings: Any) -> Callable:
     """A command that talks to a switch: takes --socket and gets a `client` as its first argument."""
 
@@ -32,6 +43,7 @@ def client_command(*names: Any, **settings: Any) -> Callable:
 
         invoke.__doc__ = function.__doc__
         invoke.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+        settings.setdefault("cls", Command)
         with_socket = click.option(
             "--socket", metavar="PATH", help="The switch's socket (or VSWITCH_SOCKET)."
         )(invoke)
@@ -40,8 +52,10 @@ def client_command(*names: Any, **settings: Any) -> Callable:
     return decorate
 
 
-def json_or_template(*names: str) -> Callable:
-    """--json, and Docker's --format under `names`: `json`, or a template that emit_json fills in for each row."""
+def json_or_template(*names: str, field: str = "name", documents: str = "One JSON document.") -> Callable:
+    """--json, and Docker's --format under `names`: `json`, or a template that emit_json fills in for each row, such as
+    one with `field`, which every row of this command has.
+    """
 
     def decorate(function: Callable) -> Callable:
         template = click.option(
@@ -50,9 +64,9 @@ def json_or_template(*names: str) -> Callable:
             is_eager=True,
             expose_value=False,
             callback=_take_template,
-            help="json, or a line of each, such as '{{.name}}'.",
+            help=f"json, or a line of each, such as '{{{{.{field}}}}}'.",
         )
-        plain = click.option("--json", "as_json", is_flag=True, callback=_or_template, help="One JSON document.")
+        plain = click.option("--json", "as_json", is_flag=True, callback=_or_template, help=documents)
         return plain(template(function))
 
     return decorate
@@ -62,12 +76,22 @@ as_json = json_or_template("--format")
 
 
 def _take_template(context: click.Context, option: click.Parameter, template: str | None) -> None:
-    if template is not None:
-        context.meta[TEMPLATE] = None if template == "json" else template
+    if template is None:
+        return
+    if template != "json":
+        from vswitch.cli.templates import checked
+
+        checked(template)
+    context.meta[TEMPLATE] = None if template == "json" else template
 
 
 def _or_template(context: click.Context, option: click.Parameter, given: bool) -> bool:
     return given or TEMPLATE in context.meta
+
+
+def refuse_both(as_json: bool, quiet: bool) -> None:
+    if as_json and quiet:
+        raise click.UsageError("--quiet shows ids only: leave it out, or --json and --format")
 
 
 def repeated(*names: str, **settings: Any) -> Callable:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import emit_json, emit_table
 from vswitch.cli.tables import container_words, filters
 from vswitch.control.api.client import Client, ClientError, segment
@@ -40,7 +40,7 @@ def port_command() -> None:
 @container_words
 @click.argument("inner", required=False, metavar="[PORT[/tcp|udp]]")
 @filters
-@as_json
+@json_or_template("--format", field="container")
 def ls(client: Client, inner: str | None, network: str | None, container: str | None, as_json: bool) -> None:
     """List published ports; with PORT, those that lead to this one of the container's."""
     rows = client.get("/v1/ports", network=network, container=container)

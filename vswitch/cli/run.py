@@ -287,8 +287,8 @@ def start_container(client: Client, name: str, tell: Callable[[str], None] = pri
 
 @client_command("exec", context_settings=PROGRAM)
 @program_options
-@click.option("-i", "--interactive", is_flag=True, hidden=True, expose_value=False, help="As happens anyway.")
-@click.option("-t", "--tty", is_flag=True, hidden=True, expose_value=False, help="As happens anyway.")
+@click.option("-i", "--interactive", is_flag=True, expose_value=False, help="Give it stdin, as happens anyway.")
+@click.option("-t", "--tty", is_flag=True, expose_value=False, help="Give it the terminal, as happens anyway.")
 @click.argument("name", metavar="CONTAINER")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
 def exec_command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import emit_json, emit_table
 from vswitch.cli.tables import container_words, filters
 from vswitch.control.api.client import Client
@@ -17,7 +17,7 @@ UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 @client_command("stats")
 @container_words
 @filters
-@as_json
+@json_or_template("--format", field="uptime")
 def stats_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
     """Counters of every port, totals, table sizes, memory.
 
@@ -94,7 +94,7 @@ def size(count: int) -> str:
 @client_command("drops")
 @container_words
 @filters
-@as_json
+@json_or_template("--format", field="reason")
 def drops_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
     """Frames that died, by port and reason.
 

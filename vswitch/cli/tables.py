@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import emit_json, emit_table, until
 from vswitch.control.api.client import Client
 
@@ -34,7 +34,7 @@ def container_words(function: Callable) -> Callable:
 
 @client_command("fdb")
 @filters
-@as_json
+@json_or_template("--format", field="mac")
 def fdb_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
     """Which MAC address is behind which port."""
     rows = client.get("/v1/fdb", network=network, container=container)
@@ -52,7 +52,7 @@ def _fdb_row(row: dict[str, Any]) -> tuple[Any, ...]:
 
 @client_command("neigh")
 @filters
-@as_json
+@json_or_template("--format", field="address")
 def neigh_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
     """Which address belongs to which MAC.
 
@@ -69,7 +69,7 @@ def neigh_command(client: Client, network: str | None, container: str | None, as
 
 @client_command("lease")
 @filters
-@as_json
+@json_or_template("--format", field="address")
 def lease_command(client: Client, network: str | None, container: str | None, as_json: bool) -> None:
     """Addresses that were asked for over DHCP."""
     rows = client.get("/v1/leases", network=network, container=container)

@@ -31,6 +31,7 @@ OF_A_NETWORK = {
 }
 ESCAPES = {r"\n": "\n", r"\t": "\t"}
 DOCKERS_ADDRESSES = (".ipaddress", ".globalipv6address")  # without the prefix length that ours have
+RUNNING = ("running", "orphaned")  # states in which {{.State.Running}} is true: its program runs
 DOCKER = {
     "names": "name",
     "status": "state",
@@ -52,23 +53,38 @@ DOCKER = {
 
 def rendered(template: str, document: dict[str, Any]) -> str:
     """`template` with its fields filled in. ClientError for a field that is not there."""
+    return PIECE.sub(lambda piece: _filled(piece[1].strip(), document), checked(template))
+
+
+def checked(template: str) -> str:
+    """`template` with its escapes resolved. ClientError if it is none, whatever the fields are."""
     for escape, character in ESCAPES.items():
         template = template.replace(escape, character)
     if template.startswith("table "):
         raise ClientError("--format 'table …' is not understood: a template is a line of each, such as '{{.name}}'")
     if "{{" in PIECE.sub("", template):
         raise ClientError(f"{template[:80]!r} has a {{{{ without its }}}}: write {{{{.FIELD}}}}")
-    return PIECE.sub(lambda piece: _filled(piece[1].strip(), document), template)
+    for piece in PIECE.finditer(template):
+        _expression(piece[1].strip())
+    return template
+
+
+def _expression(text: str) -> tuple[bool, str]:
+    """Whether it is wanted as JSON, and the path."""
+    match = EXPRESSION.fullmatch(text)
+    if match is None:
+        raise ClientError(
+            f"{{{{{text}}}}} is not understood: {{{{.FIELD}}}}, {{{{.LIST.0.FIELD}}}} or {{{{json .FIELD}}}}"
+        )
+    return match[1] is not None, match[2]
 
 
 def _filled(expression: str, document: dict[str, Any]) -> str:
-    match = EXPRESSION.fullmatch(expression)
-    if match is None:
-        raise ClientError(
-            f"{{{{{expression}}}}} is not understood: {{{{.FIELD}}}}, {{{{.LIST.0.FIELD}}}} or {{{{json .FIELD}}}}"
-        )
-    as_json, path = match.groups()
-    value = _at(document, _ours(document, path))
+    as_json, path = _expression(expression)
+    if path.lower() == "state.running" and isinstance(document, dict) and "state" in document:
+        value = document["state"] in RUNNING
+    else:
+        value = _at(document, _ours(document, path))
     if path.lower().endswith(DOCKERS_ADDRESSES) and value:
         value = value.partition("/")[0]
     if as_json or isinstance(value, (dict, list, bool)):

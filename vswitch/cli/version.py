@@ -6,13 +6,13 @@ from __future__ import annotations
 import sys
 
 from vswitch import __version__
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import ago, emit_json, printable
 from vswitch.control.api.client import API, Client, ClientError
 
 
 @client_command("version")
-@as_json
+@json_or_template("--format", field="client.version")
 def version_command(client: Client, as_json: bool) -> int:
     """Show the versions of client and switch.
 
