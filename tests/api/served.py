@@ -149,4 +149,6 @@ def serve(folder: str) -> Iterator[Served]:
         served.wait_for(served.stop())
         served.loop.call_soon_threadsafe(served.loop.stop)
         thread.join(TIMEOUT_S)
+        served.loop.close()  # its descriptors would be missed by tests that run out of them
+        thread.join(TIMEOUT_S)
         served.loop.close()
