@@ -244,6 +244,24 @@ async def test_a_port_without_a_way_out_is_said_and_opens_again_by_itself(tmp_pa
 
 
 @simulated
+async def test_a_chosen_port_that_opens_again_elsewhere_can_be_removed_and_lasts(tmp_path):
+    async with Box(tmp_path) as box:
+        await box.attach("web", ports=["80"])
+        ((_, former, _, _),) = shown(box.switch.container("web"))
+        await box.switch.disconnect("default", "web")
+        box.listeners.taken = {("tcp", former)}
+        await box.switch.connect("default", "web", AttachmentSpec())
+        ((_, number, _, _),) = shown(box.switch.container("web"))
+        assert number != former
+        await box.restart()
+        assert [row[1] for row in shown(box.switch.container("web"))] == [number]
+        await box.switch.disconnect("default", "web")
+        await box.switch.connect("default", "web", AttachmentSpec())
+        await box.switch.unpublish("web", f"{number}:80")
+        assert shown(box.switch.container("web")) == [] and box.datapath.listeners == {}
+
+
+@simulated
 async def test_a_start_without_a_way_out_names_the_port_and_what_to_do(tmp_path):
     async with Box(tmp_path) as box:
         _, process = await box.run("web", detached=True, ports=["8080:80", "81"])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vswitch.cli.attach import Place, attach_place
-from vswitch.cli.options import as_json, client_command
+from vswitch.cli.options import client_command, json_or_template
 from vswitch.cli.output import emit_json, printable
 from vswitch.cli.refusals import as_client_errors
 from vswitch.cli.run import run_container, start_container
@@ -42,7 +42,7 @@ RUN_WORDS: dict[str, Any] = {
     "--prune", "--remove-orphans", is_flag=True, help="Remove what is the project's and not in the file any more."
 )
 @click.option("-p", "--project-name", metavar="N", help="The project's name (default: the file's, or its folder's).")
-@as_json
+@json_or_template("--format", field="project")
 def apply_command(
     client: Client, file: str, dry_run: bool, prune: bool, project_name: str | None, as_json: bool
 ) -> None:

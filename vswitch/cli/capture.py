@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 from contextlib import suppress
 from typing import Any
@@ -54,6 +55,8 @@ def capture_command(
             "snaplen": snaplen,
             "token": sent_ahead(client, [fd]),
         }
+        if stat.S_ISREG(os.fstat(fd).st_mode) and target not in (None, "-"):
+            os.ftruncate(fd, 0)  # not before the switch has taken it
         os.close(fd)
         last = _follow(client, spec)
     if last is not None:
@@ -62,7 +65,7 @@ def capture_command(
 
 
 def _refuse_unknown(client: Client, networks: tuple[str, ...], containers: tuple[str, ...]) -> None:
-    """Say what would be refused before a file that is there is emptied for it."""
+    """Say what would be refused before a file is made for it."""
     client.get("/v1/version")
     for name in networks:
         client.get(f"/v1/networks/{segment(name)}")
@@ -78,7 +81,7 @@ def _open(target: str | None) -> int:
         if sys.stdout.isatty():
             raise click.UsageError("pcapng is nothing for a terminal: -w FILE, or pipe it into a program")
         return os.dup(sys.stdout.fileno())
-    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    return os.open(target, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _follow(client: Client, spec: dict[str, Any]) -> dict[str, Any] | None:

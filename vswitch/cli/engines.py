@@ -56,6 +56,9 @@ def find(reference: str, engine: str | None = None) -> EngineContainer:
         raise ClientError(f"Podman and Docker both have a container {reference}: say --podman or --docker")
     if found:
         return found[0]
+    for trouble in troubles:
+        if isinstance(trouble, Stopped):  # that is the one that is meant
+            raise trouble
     if troubles:
         others = f"; {without[0]} has no container of that name" if without else ""
         raise ClientError(f"{'; '.join(map(str, troubles))}{others}")

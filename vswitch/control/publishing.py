@@ -138,8 +138,10 @@ class Publishing:
             try:
                 if target is None:
                     raise Refused(NO_WAY_OUT)
-                await self._open(target, record)
+                decided = (await self._open(target, record)).record
                 del container.unpublished[record]
+                ports = container.record.ports  # whoever changes the container has them in the record to be stored
+                ports[ports.index(record)] = decided
             except Refused as refusal:
                 self._give_up(container, record, str(refusal))
 
