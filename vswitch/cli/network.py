@@ -198,14 +198,14 @@ def _changes(
     """The NetworkUpdate of the words: only what was said."""
     reserved = strict_pairs("--aux-address", aux_addresses, "NAME=IP")
     specs: list[dict[str, Any]] = [{"subnet": subnet} for subnet in subnets]
-    if gateways or ranges or reserved:
-        there = client.get(f"/v1/networks/{segment(name)}")["subnets"]
-        specs += [{"subnet": s["subnet"]} for s in there if s["subnet"] not in subnets]
-        specs = [s for s in _subnets(specs, gateways, ranges, reserved) if len(s) > 1 or s["subnet"] in subnets]
-    if gone_labels or gone_options:
+    there: dict[str, Any] = {}
+    if gateways or ranges or reserved or gone_labels or gone_options:
         there = client.get(f"/v1/networks/{segment(name)}")
-        _refuse_unknown(name, "label", gone_labels, there["labels"])
-        _refuse_unknown(name, "option", gone_options, there["options"])
+    if gateways or ranges or reserved:
+        specs += [{"subnet": s["subnet"]} for s in there["subnets"] if s["subnet"] not in subnets]
+        specs = [s for s in _subnets(specs, gateways, ranges, reserved) if len(s) > 1 or s["subnet"] in subnets]
+    _refuse_unknown(name, "label", gone_labels, there.get("labels", {}))
+    _refuse_unknown(name, "option", gone_options, there.get("options", {}))
     changes = {
         "subnets": specs,
         "labels": {**pairs("--label", labels), **dict.fromkeys(gone_labels)},

@@ -135,15 +135,17 @@ class Publishing:
                     await self._close(port, publication)
                     self._give_up(container, publication.record, str(problem))
         for record in list(container.unpublished):
+            if target is None:
+                self._give_up(container, record, NO_WAY_OUT)
+                continue
             try:
-                if target is None:
-                    raise Refused(NO_WAY_OUT)
                 decided = (await self._open(target, record)).record
-                del container.unpublished[record]
-                ports = container.record.ports  # whoever changes the container has them in the record to be stored
-                ports[ports.index(record)] = decided
             except Refused as refusal:
                 self._give_up(container, record, str(refusal))
+                continue
+            del container.unpublished[record]
+            ports = container.record.ports  # whoever changes the container has them in the record to be stored
+            ports[ports.index(record)] = decided
 
     async def _move(self, publication: Publication, port: Port, target: Port) -> Refused | None:
         """From one port to another, without its sockets being closed; why it can't be, and then it is where it was."""
