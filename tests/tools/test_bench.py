@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,6 +37,16 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch):
     monkeypatch.setattr(machine.shutil, "which", lambda name: None if name == "gcc" else name)
     with pytest.raises(machine.Refused, match="gcc not found: apt-get install gcc libc6-dev"):
         machine.require_programs("ip", "gcc")
+
+
+def test_an_unknown_congestion_control_is_refused_with_the_known_ones(monkeypatch, tmp_path):
+    for name, text in (("TCP_AVAILABLE", "reno bbr\n"), ("TCP_DEFAULT", "bbr\n")):
+        (tmp_path / name).write_text(text)
+        monkeypatch.setattr(machine, name, tmp_path / name)
+    assert machine.congestion_control("reno") == "reno"
+    assert machine.congestion_control() == "bbr"
+    with pytest.raises(machine.Refused, match=r"no .* cubic here; there are reno, bbr\. .*modprobe tcp_cubic$"):
+        machine.congestion_control("cubic")
 
 
 @pytest.mark.parametrize("source", sorted(yardstick.SOURCES.glob("*.c")), ids=lambda path: path.stem)
@@ -160,3 +171,23 @@ def test_an_interrupted_run_ends_all_it_started(tmp_path):
     assert said.endswith("interrupted; everything that was started is cleaned up\n")
     assert [pid for pid in started if alive(pid)] == []
     assert list(tmp_path.iterdir()) == []
+
+
+def congestion_controls(pid: int) -> set[str]:
+    """Of all established TCP sockets in the process's network namespace; none where it has ended."""
+    done = subprocess.run(["nsenter", "-t", str(pid), "-n", "ss", "-tinOH"], capture_output=True, text=True)
+    return set(re.findall(r"\b(reno|cubic|bbr)\b", done.stdout))
+
+
+@pytest.mark.root
+def test_all_of_a_runs_tcp_has_the_congestion_control_that_was_chosen(tmp_path):
+    """Reno is what every kernel has, and hardly a default."""
+    run = bench(tmp_path, "--only", "loop", "--congestion-control", "reno")
+    deadline_at = time.monotonic() + 10
+    seen = set()
+    while not seen:
+        assert time.monotonic() < deadline_at, "no TCP in the run's namespaces"
+        seen = set().union(*(congestion_controls(pid) for pid in family(run.pid)[1:]))
+    run.send_signal(signal.SIGINT)
+    run.communicate(timeout=30)
+    assert seen == {"reno"}

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import subprocess
+from pathlib import Path
 
 # program → what installs it on Debian and Ubuntu
 PACKAGES = {
@@ -23,6 +24,9 @@ PACKAGES = {
     "dnsperf": "dnsperf",
     "dnsmasq": "dnsmasq-base",
 }
+
+TCP_DEFAULT = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+TCP_AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
 class Refused(Exception):
@@ -41,6 +45,17 @@ def require_programs(*names: str) -> None:
     if missing:
         packages = " ".join(sorted({PACKAGES.get(name, name) for name in missing}))
         raise Refused(f"tools/bench: {', '.join(missing)} not found: apt-get install {packages}")
+
+
+def congestion_control(chosen: str | None = None) -> str:
+    """TCP's in a run's namespaces: the chosen one, or this machine's, which they inherit. Refused where the kernel hasn't it."""
+    known = TCP_AVAILABLE.read_text().split()
+    if chosen is not None and chosen not in known:
+        raise Refused(
+            f"tools/bench: no TCP congestion control {chosen} here; there are {', '.join(known)}. "
+            f"If the kernel has it as a module: modprobe tcp_{chosen}"
+        )
+    return chosen or TCP_DEFAULT.read_text().strip()
 
 
 def cpu_model() -> str:

@@ -41,7 +41,8 @@ def header(machine: dict, settings: dict) -> list[str]:
         f"round trips by {settings['round_trip_tool']}; load before {machine['load_before']:.2f}, "
         f"{machine['stolen']:.1%} of the processors stolen by other machines meanwhile",
         f"{settings['seconds']:g} s a run, medians of {settings['rounds']} rounds "
-        f"({settings['packet_rounds']} for packets), subjects in turn within each",
+        f"({settings['packet_rounds']} for packets), subjects in turn within each; "
+        f"TCP's congestion control is {settings['congestion_control']}",
         *([f"frames that eth0's queue holds: {queues}"] if queues else []),
     ]
 

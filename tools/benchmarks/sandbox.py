@@ -135,9 +135,10 @@ class Process:
 
 
 class Sandbox:
-    """Context manager; one per run."""
+    """Context manager; one per run. `congestion_control`: of TCP between namespaces; None: the machine's own."""
 
-    def __init__(self) -> None:
+    def __init__(self, congestion_control: str | None = None) -> None:
+        self.congestion_control = congestion_control
         self.prefix = f"vsb{os.getpid()}"
         self.namespaces: list[str] = []
         self.processes: list[Process] = []
@@ -171,6 +172,14 @@ class Sandbox:
         present = [name for name in names if (NETNS_FOLDER / name).exists()]
         self.ip_batch([f"netns del {name}" for name in present])
         self.namespaces = [name for name in self.namespaces if name not in names]
+
+    def pace(self, namespaces: list[str]) -> None:
+        """From now on their TCP over IPv4 has the run's congestion control. It is written into their routes
+        (RTAX_CC_ALGO), because what a namespace's own setting may name is up to the machine's.
+        """
+        for name in namespaces if self.congestion_control else []:
+            routes = self.run(["ip", "-4", "route", "show", "table", "all"], name).splitlines()
+            self.ip_batch([f"route replace {route} congctl {self.congestion_control}" for route in routes], name)
 
     def ip_batch(self, lines: list[str], netns: str | None = None) -> None:
         """Many `ip` commands for the price of one start."""

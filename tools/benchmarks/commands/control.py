@@ -10,7 +10,7 @@ from benchmarks.control.beside import beside
 from benchmarks.control.crowd import Crowd
 from benchmarks.control.lives import lives
 from benchmarks.control.names import FLOODERS, Dnsmasq, names
-from benchmarks.machine import describe, first_line, require_programs
+from benchmarks.machine import congestion_control, describe, first_line, require_programs
 from benchmarks.report import publish
 from benchmarks.rounds import say
 from benchmarks.sandbox import Sandbox
@@ -64,6 +64,7 @@ def settle(options: argparse.Namespace) -> dict:
         "rounds": rounds,
         "packet_rounds": rounds,
         "round_trip_tool": "dnsperf",
+        "congestion_control": congestion_control(),
         "containers": options.containers or (QUICK_CONTAINERS if options.quick else CONTAINERS),
         "dnsmasq": first_line("dnsmasq", "--version"),
     }

@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from benchmarks.commands.switch import run_length, whole
-from benchmarks.machine import Refused, describe, require_programs
+from benchmarks.commands.switch import CONGESTION_CONTROL, run_length, whole
+from benchmarks.machine import Refused, congestion_control, describe, require_programs
 from benchmarks.nat.columns import COLUMNS, KINDS
 from benchmarks.nat.flood import flood
 from benchmarks.nat.idle import idle_flows
@@ -83,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"flows held to learn the memory of one (default {HELD_FLOWS})",
     )
     add("--beyond", action="store_true", help="servers in a further namespace, behind the host's uplink")
+    add("--congestion-control", **CONGESTION_CONTROL)
     add("--no-memory", action="store_true", help="leave the memory per flow out")
     add("--no-table", action="store_true", help="only what the following options ask for")
     add("--flood", action="store_true", help="add: one container floods, two others go on")
@@ -107,6 +108,7 @@ def settle(options: argparse.Namespace) -> dict:
         "rounds": rounds,
         "packet_rounds": rounds,
         "round_trip_tool": tool(),
+        "congestion_control": congestion_control(options.congestion_control),
         "beyond": options.beyond,
         "kinds": options.kinds,
         "held_flows": 0 if options.no_memory else held,
@@ -124,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
     if options.no_table and not any(sections.values()):
         raise Refused("tools/bench nat: --no-table leaves nothing: add --flood, --idle-flows or --range")
     settings, machine = settle(options), describe()
-    with Sandbox() as sandbox:
+    with Sandbox(options.congestion_control) as sandbox:
         done = NatRun(sandbox, settings, options.only, options.disable)
         if not options.no_table:
             done.measure_tables()

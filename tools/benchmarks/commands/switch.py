@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from benchmarks.columns import packet_rounds
-from benchmarks.machine import Refused, describe, require_programs
+from benchmarks.machine import Refused, congestion_control, describe, require_programs
 from benchmarks.report import column_help, publish
 from benchmarks.round_trip import tool
 from benchmarks.sandbox import Sandbox
@@ -14,6 +14,10 @@ from benchmarks.switch_run import SECTIONS, SUBJECTS, SwitchRun
 
 HELP = "container to container: throughput, packets, round trips, CPU, memory"
 MANY = 500
+CONGESTION_CONTROL = {
+    "metavar": "NAME",
+    "help": "TCP's in all namespaces: cubic, bbr, ... (default: this machine's; bbr paces every sender by itself)",
+}
 
 DESCRIPTION = f"""\
 Measures vswitch and, in the same run and in turn, a raw two-port loop in C (the yardstick of
@@ -88,6 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FEATURES",
         help="one more vswitch, with VSWITCH_DISABLE=FEATURES (uso,vnet_hdr,...); repeatable",
     )
+    parser.add_argument("--congestion-control", **CONGESTION_CONTROL)
     parser.add_argument("--no-table", action="store_true", help="only what the following options ask for")
     parser.add_argument(
         "--many",
@@ -114,6 +119,7 @@ def settle(options: argparse.Namespace) -> dict:
         "rounds": rounds,
         "packet_rounds": packet_rounds(rounds),
         "round_trip_tool": tool(),
+        "congestion_control": congestion_control(options.congestion_control),
         "ports_many": None if options.no_500 else options.many or default,
     }
 
@@ -127,7 +133,7 @@ def run(options: argparse.Namespace) -> int:
             "tools/bench switch: --no-table leaves nothing: add --many, --hog, --flood or --capture"
         )
     settings, machine = settle(options), describe()
-    with Sandbox() as sandbox:
+    with Sandbox(options.congestion_control) as sandbox:
         done = SwitchRun(sandbox, settings, options.only, options.twin, options.disable)
         if not options.no_table:
             done.measure_table()

@@ -59,6 +59,7 @@ class Stage(Subject):
         self.wire()
         self.open()
         self.plug(self.add_namespaces(*range(self.ports)))
+        self.sandbox.pace(self.namespaces)
 
     def wire(self) -> None:
         """The uplink, what is beyond it, the servers' addresses."""

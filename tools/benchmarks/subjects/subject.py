@@ -48,6 +48,7 @@ class Subject:
         self.host = self.add_namespaces("host")[0]
         self.open()
         self.plug(self.add_namespaces(*range(self.ports)))
+        self.sandbox.pace(self.namespaces)
 
     def add_namespaces(self, *roles: str | int) -> list[str]:
         """New ones, which stop() removes."""
