@@ -48,7 +48,7 @@ def require_programs(*names: str) -> None:
 
 
 def congestion_control(chosen: str | None = None) -> str:
-    """TCP's in a run's namespaces: the chosen one, or this machine's, which they inherit. Refused where the kernel hasn't it."""
+    """TCP's in a run's namespaces: the chosen one, refused where the kernel doesn't have it, or this machine's."""
     known = TCP_AVAILABLE.read_text().split()
     if chosen is not None and chosen not in known:
         raise Refused(
