@@ -53,16 +53,10 @@ class Stage(Subject):
         self.beyond = beyond
         self.instances = 0
 
-    def start(self) -> None:
+    def surround(self) -> None:
+        """The host, its uplink, what is beyond it, the servers' addresses."""
         self.host, self.far = self.add_namespaces("host", "far")
         self.servers = self.far if self.beyond else self.host
-        self.wire()
-        self.open()
-        self.plug(self.add_namespaces(*range(self.ports)))
-        self.sandbox.pace(self.namespaces)
-
-    def wire(self) -> None:
-        """The uplink, what is beyond it, the servers' addresses."""
         self.sandbox.ip_batch(
             [
                 f"link add eth0 type veth peer name eth0 netns {self.far}",

@@ -45,10 +45,14 @@ class Subject:
 
     def start(self) -> None:
         """Running, with its first containers attached. Failed where that doesn't work."""
-        self.host = self.add_namespaces("host")[0]
+        self.surround()
         self.open()
         self.plug(self.add_namespaces(*range(self.ports)))
         self.sandbox.pace(self.namespaces)
+
+    def surround(self) -> None:
+        """The namespaces that are there before the switch and its containers."""
+        self.host = self.add_namespaces("host")[0]
 
     def add_namespaces(self, *roles: str | int) -> list[str]:
         """New ones, which stop() removes."""
